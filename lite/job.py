@@ -1,0 +1,222 @@
+"""One video from request to file, with its work kept on disk as it goes: what `hvlite generate` and `decode` run.
+
+The state folder `<output>.hvlite/` holds the latents after every step, and the final latents before the decode starts.
+"""
+
+from __future__ import annotations
+
+import shlex
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ConfigError, InterruptedRunError
+from .config import DecodeRequest, GenerateConfig, GenerateRequest
+from .events import Finished, Listener, Note, stage
+from .interrupt import StopFlag
+from .latents_file import read_latents
+from .pipeline import Conditioning, Pipeline, load
+from .preview import write_preview
+from .run_state import RunState
+from .sampling import initial_latents
+from .tiers import TierCounts
+from .tiling import TIME_RATIO
+from .video import write_video
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """A finished video: the file, the settings inside it, the seconds it took."""
+
+    output: Path
+    settings: dict[str, Any]
+    seconds: float
+
+
+def run_generate(request: GenerateRequest, on_event: Listener, stop: StopFlag) -> RunResult:
+    """Make the video of `request`.
+
+    With `request.resume` the run goes on from the last finished step, and ends with the bits of a run that was never
+    stopped. Raises InterruptedRunError, its work kept, once `stop` is requested; and what the stages raise.
+    """
+    _set_threads(request.threads)
+    began = time.monotonic()
+    pipeline = load(
+        request.model,
+        device=request.device,
+        precision=request.precision,
+        dit_weight=request.dit_weight,
+        config=request.model_config,
+        tier=request.tier,
+        on_event=on_event,
+    )
+    _note_precision(request, pipeline, on_event)
+    settings = pipeline.settings(request.config)
+    with RunState.open(request.output) as state:
+        resumed = state.begin(settings, pipeline.fingerprint, resume=bool(request.resume))
+        if request.resume and not resumed:
+            on_event(Note("info", "no checkpoint to go on from: starting at step 0"))
+        run = _Run(pipeline, request, state, on_event, stop)
+        latents = state.load_latents() if resumed else None
+        if latents is None:
+            latents = run.denoise(start=state.load_step() if resumed else None)
+        run.decode(latents, settings)
+        state.finish(keep=request.keep_latents)
+    seconds = time.monotonic() - began
+    on_event(Finished(request.output, request.config.seed, seconds, summary(pipeline)))
+    return RunResult(request.output, settings, seconds)
+
+
+def run_decode(request: DecodeRequest, on_event: Listener, stop: StopFlag) -> RunResult:
+    """Make the video from final latents kept by `generate` (`--keep-latents`, or a run whose decode failed)."""
+    _set_threads(request.threads)
+    began = time.monotonic()
+    latents, note = read_latents(request.latents)
+    settings = note.settings
+    pipeline = load(
+        request.model,
+        device=request.device,
+        precision=request.precision,
+        dit_weight=request.dit_weight,
+        config=request.model_config,
+    )
+    if settings.get("model_fingerprint") not in (None, pipeline.fingerprint):
+        raise ConfigError(
+            f"{request.latents} was made by another model ({settings.get('model', 'unnamed')})",
+            hint="name that model with --model: another VAE would decode noise",
+        )
+    if request.fps is not None:
+        settings = {**settings, "fps": request.fps}
+    go_on = f"hvlite decode {shlex.quote(str(request.latents))}"
+    kept = f"{request.latents} is as it was"
+    chunks = _watched(pipeline.decode(latents, tiled=request.tiled), latents, on_event, stop, kept, go_on)
+    write_video(
+        request.output,
+        chunks,
+        fps=settings["fps"],
+        settings=settings,
+        encoding=request.encoding,
+        force=request.force,
+    )
+    seconds = time.monotonic() - began
+    on_event(Finished(request.output, int(settings.get("seed", 0)), seconds, summary(pipeline)))
+    return RunResult(request.output, settings, seconds)
+
+
+def summary(pipeline: Pipeline) -> dict[str, Any]:
+    """What really ran."""
+    parts = pipeline.parts
+    names = {"transformer": parts.dtypes.transformer, "vae": parts.dtypes.vae, "text_encoders": parts.dtypes.text}
+    return {
+        "model": pipeline.card.name,
+        "device": parts.device.name,
+        "attention": "torch sdpa",
+        "dtypes": {part: str(dtype).removeprefix("torch.") for part, dtype in names.items()},
+        "tier": str(parts.tiers or TierCounts()),
+    }
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The stages of one request, reporting and saving as they go."""
+
+    pipeline: Pipeline
+    request: GenerateRequest
+    state: RunState
+    on_event: Listener
+    stop: StopFlag
+
+    @property
+    def config(self) -> GenerateConfig:
+        return self.request.config
+
+    def denoise(self, start: tuple[int, Tensor] | None) -> Tensor:
+        """The final latents, on disk when this returns. `start`: (steps done, latents) of an earlier run."""
+        done, latents = start or (0, initial_latents(self.config))
+        if done < self.config.steps:
+            latents = self._steps(done, latents, self._embed())
+        self.state.save_latents(latents)
+        return latents
+
+    def decode(self, latents: Tensor, settings: dict[str, Any]) -> None:
+        """The video of the latents, written as it is decoded."""
+        chunks = self.pipeline.decode(latents, tiled=self.config.vae_tiling)
+        kept = f"the latents are kept in {self.state.latents_path}"
+        write_video(
+            self.request.output,
+            _watched(chunks, latents, self.on_event, self.stop, kept, self._resume_command()),
+            fps=self.config.fps,
+            settings=settings,
+            encoding=self.request.encoding,
+            force=self.request.force,
+        )
+
+    def _embed(self) -> Conditioning:
+        with stage("embed", None, self.on_event) as report:
+            conditioning = self.pipeline.embed(self.config)
+            report.detail = f"{int(conditioning.positive.prompt_mask.sum())} text tokens"
+        for embeds in (conditioning.positive, conditioning.negative):
+            for cut in embeds.truncations if embeds else ():
+                # CLIP reads 75 tokens of any long prompt, as in the official code: the language model has the rest.
+                self.on_event(Note("warning" if cut.encoder == "text_encoder" else "info", str(cut)))
+        return conditioning
+
+    def _steps(self, start: int, noise: Tensor, conditioning: Conditioning) -> Tensor:
+        steps, latents = self.config.steps, noise
+        if start:
+            self.on_event(Note("info", f"going on after step {start} of {steps}"))
+        with stage("denoise", steps, self.on_event) as report:
+            for done, latents in self.pipeline.denoise(self.config, conditioning, noise, start=start):
+                self.state.save_step(done, latents)
+                self._preview(done, latents)
+                report.step(done)
+                if self.stop.requested and done < steps:
+                    kept = f"the work is kept in {self.state.folder}"
+                    raise _stopped(f"after step {done} of {steps}", kept, self._resume_command())
+            report.detail = f"{steps - start} steps"
+        return latents
+
+    def _preview(self, done: int, latents: Tensor) -> None:
+        every, latent_rgb = self.request.preview_every, self.pipeline.card.latent_rgb
+        if every is None or latent_rgb is None or (done % every and done != self.config.steps):
+            return
+        write_preview(self.state.preview_path, latents, latent_rgb)
+
+    def _resume_command(self) -> str:
+        return f"the same command and --resume --output {shlex.quote(str(self.request.output))}"
+
+
+def _watched(
+    chunks: Iterator[Tensor], latents: Tensor, on_event: Listener, stop: StopFlag, kept: str, go_on: str
+) -> Iterator[Tensor]:
+    """The chunks of a decode, reported as they pass; stops between two of them on request."""
+    total, done = TIME_RATIO * (latents.shape[2] - 1) + 1, 0
+    with stage("decode", total, on_event) as report:
+        for chunk in chunks:
+            yield chunk
+            done += chunk.shape[0]
+            report.step(done)
+            if stop.requested and done < total:
+                raise _stopped(f"after frame {done} of {total}", kept, go_on)
+        report.detail = f"{total} frames"
+
+
+def _stopped(where: str, kept: str, go_on: str) -> InterruptedRunError:
+    return InterruptedRunError(f"stopped {where}; {kept}", hint=f"go on with {go_on}")
+
+
+def _note_precision(request: GenerateRequest, pipeline: Pipeline, on_event: Listener) -> None:
+    if request.precision not in (None, "fp32") and not pipeline.parts.device.is_cuda:
+        on_event(Note("info", f"--precision {request.precision}: a CPU computes in fp32"))
+    if request.preview_every is not None and pipeline.card.latent_rgb is None:
+        on_event(Note("warning", f"no preview: {pipeline.card.name} has no latent_rgb in its card"))
+
+
+def _set_threads(threads: int | None) -> None:
+    if threads is not None:
+        torch.set_num_threads(threads)

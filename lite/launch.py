@@ -1,0 +1,64 @@
+"""From checked requests to finished videos, one after the other. Torch is imported here, once there is work for it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..errors import InterruptedRunError
+from ..files import write_error
+from .config import DecodeRequest
+from .events import Listener, Note
+from .interrupt import StopFlag
+from .preflight import Prepared
+from .resume_command import resume_command
+
+
+def make_videos(prepared: Sequence[Prepared], on_event: Listener, stop: StopFlag) -> list[Path]:
+    """Make each video that is not there already; returns the files. Raises what the stages raise.
+
+    Where a run is stopped the InterruptedRunError says where its work is and the command that goes on.
+    """
+    for number, each in enumerate(prepared, 1):
+        if len(prepared) > 1:
+            on_event(Note("info", f"video {number} of {len(prepared)}: {each.request.output}"))
+        _make_one(each, on_event, stop)
+    return [each.request.output for each in prepared]
+
+
+def make_folder(folder: Path) -> None:
+    """The folder that --save-path names; raises DiskError."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise write_error(folder, error) from error
+
+
+def decode_latents(request: DecodeRequest, on_event: Listener, stop: StopFlag) -> None:
+    """Make the video of latents on disk; raises what the decode raises."""
+    from .job import run_decode
+
+    run_decode(request, on_event, stop)
+
+
+def _make_one(prepared: Prepared, on_event: Listener, stop: StopFlag) -> None:
+    request, config = prepared.request, prepared.request.config
+    if prepared.before.done:
+        on_event(Note("info", f"{request.output} is finished already, with these settings: nothing to do"))
+        return
+    size = f"{config.height}x{config.width}, {config.frames} frames, {config.steps} steps"
+    on_event(Note("info", f"{prepared.card.name}: {size}, seed {config.seed}"))
+    make_folder(request.output.parent)
+    command = resume_command(request, prepared.card)
+    try:
+        from .job import run_generate
+
+        run_generate(request, on_event, stop)
+    except InterruptedRunError as error:
+        raise InterruptedRunError(error.message, hint=f"go on with: {shlex.join(command)}") from error
+    except KeyboardInterrupt:
+        raise InterruptedRunError(
+            f"left at once; the finished steps, if any, are in {request.state_folder}",
+            hint=f"go on with: {shlex.join(command)}",
+        ) from None

@@ -1,0 +1,22 @@
+"""Shared by all tests: one torch thread (small tensors run faster so), and the official code's recorded outputs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+
+import pytest
+import torch
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session")
+def golden() -> Path:
+    """The folder of tiny checkpoints and outputs made by the official code."""
+    return Path(__file__).parent / "data" / "golden"

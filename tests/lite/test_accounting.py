@@ -1,0 +1,264 @@
+"""The plan's arithmetic against PyTorch's own accounting, at real shapes: never under, and within 0.5 % of it.
+
+Fake tensors have shapes and storages but no memory, so a step of the 13B model's width over 118,800 tokens can be
+followed operator by operator. Depth does not change the activations: one block of each kind stands for all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import TypeVar
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from hvlite.benchmarks.measure import AllocationTracker
+from hvlite.kernels import ops
+from hvlite.lite import operators as op
+from hvlite.lite.models.linear import Nf4Linear, QuantLinear
+from hvlite.lite.models.transformer import HunyuanVideoTransformer
+from hvlite.lite.models.vae import AutoencoderKLCausal3D
+from hvlite.lite.models.vae_lean import decode_lean
+from hvlite.lite.plan_decode import tile_moment
+from hvlite.lite.plan_denoise import Step, peak_moment
+from hvlite.lite.plan_model import plan_model
+from hvlite.lite.plan_text import TEXT_TOKENS, layer_bytes
+from hvlite.lite.text import PromptEmbeds
+from hvlite.lite.text_models import HOW_IT_RUNS
+from hvlite.lite.transformer_blocks import LoadedTransformer, ResidentBlocks
+from hvlite.lite.velocity import Velocity
+from hvlite.quantize.architecture import TransformerConfig, VaeConfig
+from hvlite.quantize.presets import LLAMA
+
+Module = TypeVar("Module", bound=nn.Module)
+
+LIMIT = 0.005
+SLOW = pytest.mark.slow
+CONFIG = TransformerConfig(mm_double_blocks_depth=1, mm_single_blocks_depth=1)
+DTYPES = {2: torch.bfloat16, 4: torch.float32}
+PLAIN = {2: "bf16", 4: "fp32"}
+# Sizes and chunks: a case costs about a second for every ten chunks.
+GRID = [
+    ((720, 1280, 129), 8192),
+    ((544, 960, 129), 8192),
+    ((720, 1280, 65), 8192),
+    ((720, 1280, 33), 8192),
+    ((720, 1280, 33), 4096),
+    ((544, 960, 33), 8192),
+    ((544, 960, 33), 2048),
+    ((320, 512, 33), 8192),
+    ((320, 512, 33), 1024),
+    ((832, 1104, 5), 8192),
+    ((832, 1104, 5), 2048),
+    ((720, 1280, 1), 8192),
+    ((720, 1280, 1), 1024),
+    ((64, 64, 1), 8192),
+]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What was held at most beside what was there before."""
+
+    nbytes: int
+    operator: str
+
+
+@pytest.fixture(scope="module")
+def fake() -> Iterator[FakeTensorMode]:
+    mode = FakeTensorMode()
+    yield mode
+    transformer.cache_clear()
+
+
+def built(make: Callable[[], Module], dtype: torch.dtype) -> Module:
+    """A module with parameters of `dtype`: a fake one cannot be cast."""
+    torch.set_default_dtype(dtype)
+    try:
+        return make().eval()
+    finally:
+        torch.set_default_dtype(torch.float32)
+
+
+def measured(before: list[Tensor], run: Callable[[], object]) -> Measured:
+    """The peak of `run` over the tensors of `before` (which count while they live)."""
+    with AllocationTracker() as memory:
+        memory.hold(before)
+        start = memory.live_bytes
+        memory.restart()
+        result = run()
+    del result
+    return Measured(memory.peak_bytes - start, memory.peak_operator)
+
+
+def check(name: str, predicted: int, real: Measured, limit: float = LIMIT) -> None:
+    ratio = predicted / real.nbytes
+    assert 1 <= ratio <= 1 + limit, f"{name}: {predicted:,} predicted, {real.nbytes:,} held at {real.operator}"
+
+
+# Operators
+
+
+Case = tuple[str, Callable[..., object], tuple[Tensor, ...], op.Cost]
+
+
+def operator_cases(w: int) -> Iterator[Case]:
+    """Every entry of the table at the 13B model's width, 2048 tokens: name, call, its inputs, its cost."""
+    n, c, heads, dtype = 2048, 3072, 24, DTYPES[w]
+    x, row, angles = torch.empty(1, n, c, dtype=dtype), torch.empty(1, c, dtype=dtype), torch.empty(n, 64)
+    q, weight = torch.empty(1, n, heads, c // heads, dtype=dtype), torch.empty(c // heads, dtype=dtype)
+    yield "modulated_norm", ops.modulated_norm, (x, row, row), op.modulated_norm(n, c, w)
+    yield "rms_norm", ops.rms_norm, (q, weight), op.rms_norm(n, c, heads, w)
+    yield "apply_rope", ops.apply_rope, (q, angles, angles), op.apply_rope(n, c, w)
+    yield "joint_attention", ops.joint_attention, (q, q, q), op.joint_attention(n, c, heads, w)
+    yield "gelu_tanh", ops.gelu_tanh, (x,), op.gelu_tanh(n, c, w)
+    yield "gelu_tanh_", ops.gelu_tanh_, (x,), op.Cost(0, 0)
+    yield "gated_residual_", ops.gated_residual_, (x, x, row), op.Cost(0, 0)
+
+    plain = nn.Linear(c, 4 * c, dtype=dtype)
+    yield "linear", plain, (x, *plain.parameters()), op.linear(n, 4 * c, c, w, PLAIN[w])
+    codes, scale = torch.empty(4 * c, c, dtype=torch.int8), torch.empty(4 * c)
+    int8 = QuantLinear(codes, scale, nn.Parameter(torch.empty(4 * c, dtype=dtype)))
+    yield "linear int8", int8, (x, codes, scale, int8.bias), op.linear(n, 4 * c, c, w, "int8")
+    packed, absmax, values = torch.empty(c * c // 2, dtype=torch.uint8), torch.empty(c * c // 64), torch.empty(16)
+    nf4 = Nf4Linear(packed, absmax, values, (c, c))
+    yield "linear nf4", nf4, (x, packed, absmax, values), op.linear(n, c, c, w, "nf4")
+
+
+@pytest.mark.parametrize("w", [2, 4])
+@torch.no_grad()
+def test_every_operator(fake, w):
+    with fake:
+        for name, run, inputs, cost in operator_cases(w):
+            with AllocationTracker() as memory:
+                memory.hold(inputs)
+                before = memory.live_bytes
+                result = run(*inputs[: 1 if isinstance(run, nn.Module) else None])
+                peak, left = memory.peak_bytes - before, memory.live_bytes - before
+            del result
+            assert peak <= cost.peak <= 1.01 * peak, f"{name}: {cost.peak:,} predicted, {peak:,} held"
+            assert cost.out == left, f"{name}: {cost.out:,} predicted to stay, {left:,} do"
+
+
+# A step
+
+
+@cache
+def transformer(mode: FakeTensorMode, w: int, scheme: str) -> HunyuanVideoTransformer:
+    """Blocks of the 13B model's width, their linear layers as codes where `scheme` is int8."""
+    with mode:
+        model = built(lambda: HunyuanVideoTransformer(CONFIG), DTYPES[w])
+        for block in (*model.double_blocks, *model.single_blocks) if scheme == "int8" else ():
+            for name, layer in [(name, layer) for name, layer in block.named_modules() if isinstance(layer, nn.Linear)]:
+                if "mod" not in name:
+                    codes, scale = torch.empty_like(layer.weight, dtype=torch.int8), torch.empty(layer.out_features)
+                    block.set_submodule(name, QuantLinear(codes, scale, layer.bias))
+    return model
+
+
+def measured_step(mode: FakeTensorMode, step: Step) -> Measured:
+    """A step as `sampling.denoise` runs it from the second one on: the velocity of the one before is still there."""
+    model = transformer(mode, step.w, step.scheme)
+    with mode, torch.no_grad():
+        dtype = DTYPES[step.w]
+        embeds = PromptEmbeds(
+            torch.empty(1, step.text, CONFIG.text_states_dim, dtype=dtype), None, torch.empty(1, 768, dtype=dtype)
+        )
+        shape = (1, 16, (step.frames - 1) // 4 + 1, step.height // 8, step.width // 8)
+        with AllocationTracker() as memory:
+            memory.hold([*model.parameters(), *model.buffers()])
+            weights = memory.live_bytes
+            loaded = LoadedTransformer(model, ResidentBlocks(model))
+            velocity = Velocity(
+                loaded, embeds, torch.empty(step.steps), torch.empty(1, dtype=dtype), token_chunk=step.chunk
+            )
+            latents, before = torch.empty(shape), torch.empty(shape)
+            memory.restart()
+            velocity(latents, 0)
+            del latents, before
+        return Measured(memory.peak_bytes - weights, memory.peak_operator)
+
+
+@pytest.mark.parametrize(("w", "scheme"), [(2, "bf16"), (2, "int8"), pytest.param(4, "fp32", marks=SLOW)])
+@pytest.mark.parametrize(("size", "chunk"), GRID)
+def test_step(fake, size, chunk, w, scheme):
+    height, width, frames = size
+    step = Step(config=CONFIG, height=height, width=width, frames=frames, steps=50, chunk=chunk, w=w, scheme=scheme)
+    check(f"{size}, chunk {chunk}", peak_moment(step).nbytes, measured_step(fake, step))
+
+
+@pytest.mark.parametrize("text", [7, 100, 256])
+def test_step_of_short_prompts(fake, text):
+    step = Step(config=CONFIG, height=256, width=256, frames=5, steps=10, chunk=8192, text=text)
+    check(f"text {text}", peak_moment(step).nbytes, measured_step(fake, step))
+
+
+# The decode
+
+TILES = [(17, 32, 32), (17, 24, 32), (17, 16, 16), (9, 32, 32), (9, 24, 24), (9, 16, 16), (5, 32, 32), (5, 16, 16)]
+
+
+@pytest.fixture(scope="module")
+def vaes(fake) -> dict[int, AutoencoderKLCausal3D]:
+    with fake:
+        types = {2: torch.float16, 4: torch.float32}
+        return {w: built(lambda: AutoencoderKLCausal3D(VaeConfig()), dtype) for w, dtype in types.items()}
+
+
+@pytest.mark.parametrize(("w", "lean"), [(2, False), (2, True), (4, False), pytest.param(4, True, marks=SLOW)])
+@pytest.mark.parametrize("tile", TILES)
+def test_decode_tile(fake, vaes, tile, w, lean):
+    vae = vaes[w]
+    with fake, torch.no_grad():
+        latents = torch.empty(1, 16, *tile, dtype=vae.dtype)
+        decode = (lambda: decode_lean(vae, latents)) if lean else (lambda: vae.decode_tile(latents))
+        real = measured([latents, *vae.parameters()], decode)
+    predicted = tile_moment(VaeConfig(), tile, w, lean=lean).nbytes
+    check(f"tile {tile}", predicted, Measured(real.nbytes + latents.nbytes, real.operator))
+
+
+# The language model
+
+
+@pytest.mark.parametrize("scheme", ["fp16", "nf4"])
+@pytest.mark.parametrize("w", [2, 4])
+def test_language_model(fake, w, scheme):
+    """Two layers of the real width: what runs is what one of them holds."""
+    from transformers import LlamaConfig, LlamaModel
+
+    sizes = plan_model("hunyuan-video-fp8")
+    config = LlamaConfig(**{**LLAMA, "num_hidden_layers": 2}, **HOW_IT_RUNS)
+    with fake, torch.no_grad():
+        model = built(lambda: LlamaModel(config), {2: torch.float16, 4: torch.float32}[w])
+        model.norm = nn.Identity()
+        layers = [(name, layer) for name, layer in model.layers.named_modules() if isinstance(layer, nn.Linear)]
+        for name, layer in layers if scheme == "nf4" else ():
+            count, shape = layer.weight.numel(), (layer.out_features, layer.in_features)
+            codes, absmax = torch.empty(count // 2, dtype=torch.uint8), torch.empty(count // 64)
+            model.layers.set_submodule(name, Nf4Linear(codes, absmax, torch.empty(16), shape))
+        ids = torch.zeros(1, TEXT_TOKENS, dtype=torch.int64)
+        before = [*model.parameters(), *model.buffers(), ids]
+        real = measured(before, lambda: model(input_ids=ids, use_cache=False).last_hidden_state)
+    check(scheme, layer_bytes(replace(sizes, llama_scheme=scheme), w), real, limit=0.03)
+
+
+# The tracker itself
+
+
+def test_tracker_counts_what_lives():
+    with AllocationTracker() as memory:
+        first = torch.empty(1000)
+        second = first.view(10, 100)  # a view holds no memory of its own
+        assert (memory.live_bytes, memory.peak_bytes) == (4000, 4000)
+        third = first + 1
+        del first
+        assert memory.live_bytes == 8000
+        del second
+        assert (memory.live_bytes, memory.peak_bytes) == (4000, 8000)
+        del third
+        assert memory.live_bytes == 0
+        assert memory.peak_operator == "aten.add.Tensor"

@@ -1,0 +1,122 @@
+"""Whatever happens, a person reads one line and a hint, and a script reads the exit code."""
+
+from __future__ import annotations
+
+import errno
+import io
+import os
+import sys
+from pathlib import Path
+from typing import Any, NoReturn
+
+import pytest
+
+from hvlite import errors
+from hvlite.cli import main
+
+MODEL = Path(__file__).parent / "data" / "golden" / "ckpts_official"
+COMMAND = [
+    "generate",
+    "a cat",
+    "--model",
+    str(MODEL),
+    "--video-size",
+    "32",
+    "48",
+    "--frames",
+    "5",
+    "--output",
+    "a b.mp4",
+]
+
+
+def failing_with(error: BaseException) -> Any:
+    def run_generate(*_: object) -> NoReturn:
+        raise error
+
+    return run_generate
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Any:
+    """run(error, *options) -> (exit code, stderr lines): the command whose work ends in `error`."""
+    monkeypatch.chdir(tmp_path)
+
+    def run_it(error: BaseException, *options: str) -> tuple[int, list[str]]:
+        monkeypatch.setattr("hvlite.lite.job.run_generate", failing_with(error))
+        code = main([*COMMAND, *options])
+        return code, capsys.readouterr().err.splitlines()
+
+    return run_it
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "words"),
+    [
+        (errors.ConfigError("bad", hint="do this"), 2, "bad"),
+        (errors.CheckpointError("broken"), 3, "broken"),
+        (errors.DiskError("full"), 4, "full"),
+        (OSError(errno.ENOSPC, "No space left on device", "a.mp4"), 4, "a.mp4: No space left"),
+        (OSError(errno.EIO, "Input/output error"), 4, "Input/output"),
+        (errors.UnsupportedDeviceError("no bf16"), 5, "no bf16"),
+        (errors.MissingPartError("not installed"), 5, "not installed"),
+        (errors.MemoryLimitError("too much"), 6, "too much"),
+        (MemoryError(), 6, "no memory left"),
+        (ZeroDivisionError("division by zero"), 70, "a bug in hvlite: ZeroDivisionError: division by zero"),
+        (OSError(errno.ENOENT, "No such file"), 70, "a bug in hvlite"),
+    ],
+)
+def test_each_error_has_its_code(run: Any, error: BaseException, code: int, words: str) -> None:
+    got, lines = run(error)
+    assert got == code
+    said = [line for line in lines if line.startswith("error: ")]
+    assert len(said) == 1
+    assert words in said[0]
+    assert not any("Traceback" in line for line in lines)
+
+
+def test_debug_shows_where(run: Any) -> None:
+    code, lines = run(ZeroDivisionError("division by zero"), "--debug")
+    assert code == 70
+    assert "Traceback (most recent call last):" in lines
+    assert any(line.startswith("hint: please report it") for line in lines)
+
+
+def test_the_second_ctrl_c_names_the_work_and_the_command(run: Any) -> None:
+    code, lines = run(KeyboardInterrupt(), "--seed", "7")
+    assert code == 130
+    assert "a b.mp4.hvlite" in lines[-2]
+    assert "hvlite generate '--prompt=a cat'" in lines[-1]
+    assert "--seed 7" in lines[-1]
+    assert "'--output=a b.mp4'" in lines[-1]
+    assert lines[-1].endswith("--resume")
+
+
+def test_ctrl_c_before_the_work(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("hvlite.lite.preflight.prepare", failing_with(KeyboardInterrupt()))
+    assert main(COMMAND) == 130
+    assert "stopped before the work began" in capsys.readouterr().err
+
+
+def test_a_closed_stderr_hides_the_words_not_the_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    closed = io.StringIO()
+    closed.close()
+    monkeypatch.setattr(sys, "stderr", closed)
+    assert main(["generate", ""]) == 2
+
+
+def test_a_closed_stdout_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with os.fdopen(writer, "w") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert main(["--version"]) == 0
+
+
+def test_a_terminal_that_lacks_the_letters(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    written = io.BytesIO()
+    with io.TextIOWrapper(written, encoding="latin-1") as stdout:
+        monkeypatch.setattr(sys, "stdout", stdout)
+        assert main(["generate", "a 猫", "--model", str(MODEL), "--dry-run"]) == 0
+        assert b"prompt: a \\u732b" in written.getvalue()
