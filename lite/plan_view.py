@@ -122,7 +122,8 @@ def _against_limits(plan: MemoryPlan) -> str:
 def _streamed_text(plan: MemoryPlan) -> str:
     if not plan.streamed_bytes_per_step:
         return ""
-    return f"; {gib(plan.streamed_bytes_per_step)} a step through {plan.slots} slots and a ring of {plan.ring}"
+    ring = f" and a ring of {plan.ring}" if plan.ring else ""
+    return f"; {gib(plan.streamed_bytes_per_step)} a step through {plan.slots} slots{ring}"
 
 
 def tile_text(plan: MemoryPlan) -> str:

@@ -16,7 +16,7 @@ from ..errors import CheckpointError, ConfigError
 from ..quantize.format import HvliteTextEncoder
 from ..quantize.source import open_text_encoder, open_text_encoder_2
 from .text_layers import OpenSource, bind_by_layer
-from .text_models import bind_weights, build_on_meta, require_end_token, require_ids
+from .text_models import bind_weights, build_on_meta, quiet_import, require_end_token, require_ids
 from .tokenizer_files import PromptTokenizers, load_tokenizers
 from .tokens import PromptTokenizer, Truncation
 
@@ -119,7 +119,8 @@ def _load_llm(source: AnyTextSource, device: torch.device, dtype: torch.dtype, r
 
     `reopen`: for a model whose layers are read when they run.
     """
-    from transformers import LlamaConfig, LlamaModel
+    with quiet_import():
+        from transformers import LlamaConfig, LlamaModel
 
     if source.config.get("model_type", "llama") != "llama":
         raise CheckpointError(
@@ -146,7 +147,8 @@ def _load_llm(source: AnyTextSource, device: torch.device, dtype: torch.dtype, r
 
 
 def _load_clip(source: TextSource, device: torch.device, dtype: torch.dtype) -> CLIPTextModel:
-    from transformers import CLIPTextConfig, CLIPTextModel
+    with quiet_import():
+        from transformers import CLIPTextConfig, CLIPTextModel
 
     model: Any = build_on_meta(CLIPTextModel, CLIPTextConfig, source)
     positions = torch.arange(model.config.max_position_embeddings, device=device).expand((1, -1))

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -28,6 +30,17 @@ HOW_IT_RUNS = {
 }
 LEGACY_CLIP_EOS = 2
 OTHER_TOKENIZER = "take the tokenizer that came with these weights"
+
+
+@contextmanager
+def quiet_import() -> Iterator[None]:
+    """For importing transformers: it loads torchao where installed, which warns of each GPU library it lacks."""
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(before)
 
 
 def build_on_meta(
