@@ -51,7 +51,7 @@ def test_plain_lines_are_few_and_end_with_the_last_step() -> None:
     assert "9.5 s left" in steps[0]
     assert "MiB" in steps[0]
     assert "warning: the prompt was cut" in lines
-    assert lines[-1] == "a [b].mp4 is done in 1 min 15 s, seed 7"
+    assert lines[-1] == "a [b].mp4 is done in 1 min 15 s, seed 7 (float32)"
 
 
 def test_plain_lines_come_for_every_slow_step(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from hvlite.errors import CheckpointError
 from hvlite.quantize.convert import QuantizeOptions, run_quantize
+from hvlite.quantize.manifest import manifest_bytes
 from hvlite.quantize.verify import run_verify
 
 
@@ -89,7 +90,7 @@ def rewrite(folder: Path, file: str, name: str, tensor: torch.Tensor) -> None:
     manifest = json.loads((folder / "hvlite.json").read_text())
     data = path.read_bytes()
     manifest["files"][f"transformer/{file}"] = {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()}
-    (folder / "hvlite.json").write_text(json.dumps(manifest))
+    (folder / "hvlite.json").write_bytes(manifest_bytes(manifest))
 
 
 BLOCK, LINEAR = "single_blocks.00.safetensors", "single_blocks.0.linear1.weight"
