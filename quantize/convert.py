@@ -13,83 +13,31 @@ from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
-from ..errors import CheckpointError, ConfigError, DiskError
+from ..errors import ConfigError, DiskError
 from ..files import write_atomic
-from .fingerprint import fingerprint_files
 from .format import FORMAT_VERSION, MANIFEST, PICTURE, REPORT, StoredFile
+from .inputs import check_folders, find_card, make_settings, open_sources
 from .journal import FileRecord
-from .locate import ModelFiles, locate
+from .locate import locate
 from .lora import Lora, open_loras
 from .manifest import manifest_bytes
+from .options import Progress, QuantizeOptions, QuantizeResult
 from .output import OutputFolder
 from .pipeline import encode_ahead, make_weight, write_weights
-from .plan import CARD_NAME, FilePlan, Sources, Weight, config_json, make_plan
+from .plan import FilePlan, Sources, Weight, config_json, make_plan
 from .plot import draw_report
-from .recipe import PARTS, Recipe, make_recipe
+from .recipe import make_recipe
 from .report import make_report, report_bytes
-from .text_source import open_text_encoder, open_text_encoder_2
-from .transformer_source import open_transformer
-from .vae_source import open_vae
 from .writer import Written
 
-ARITHMETIC_VERSION = 1  # of the encoders: a folder made with another one is not gone on with
+__all__ = ["Progress", "QuantizeOptions", "QuantizeResult", "run_quantize"]
+
 MAX_WORKERS = 4
 SPACE_MARGIN = 1.02
-
-
-@dataclass(frozen=True)
-class QuantizeOptions:
-    """What to convert, and how. `parts` empty: all four; `workers` None: one thread a core, at most four."""
-
-    source: Path
-    output: Path
-    transformer: str = "fp8"
-    text_encoder: str = "nf4"
-    vae: str = "fp16"
-    recipe: Path | None = None
-    loras: tuple[str, ...] = ()
-    parts: tuple[str, ...] = ()
-    dit_weight: Path | None = None
-    model_config: Mapping[str, Any] | None = None
-    resume: bool = True
-    force: bool = False
-    workers: int | None = None
-
-    def __post_init__(self) -> None:
-        unknown = sorted(set(self.parts) - set(PARTS))
-        if unknown:
-            raise ConfigError(f"there is no part {unknown[0]!r}; expected some of {', '.join(PARTS)}")
-        if self.workers is not None and self.workers < 1:
-            raise ConfigError(f"{self.workers} worker threads; expected one or more")
-
-
-@dataclass(frozen=True)
-class Progress:
-    """Source bytes handled so far, of all this run has to handle; `file` is at work, done, or was done before."""
-
-    kind: Literal["kept", "weight", "file"]
-    file: str
-    done_bytes: int
-    total_bytes: int
-    files_done: int
-    files_total: int
-
-
-@dataclass(frozen=True)
-class QuantizeResult:
-    """A finished folder: what hvlite.json and report.json say, and how many files this run wrote or found done."""
-
-    output: Path
-    manifest: Mapping[str, Any]
-    report: Mapping[str, Any]
-    files_written: int = 0
-    files_kept: int = 0
-    already_finished: bool = False
 
 
 def run_quantize(options: QuantizeOptions, on_progress: Callable[[Progress], None] = lambda _: None) -> QuantizeResult:
@@ -99,13 +47,15 @@ def run_quantize(options: QuantizeOptions, on_progress: Callable[[Progress], Non
     """
     names = {"transformer": options.transformer, "text_encoder": options.text_encoder, "vae": options.vae}
     recipe = make_recipe(names, options.recipe)
-    _check_folders(options)
+    check_folders(options)
     with ExitStack() as stack:
         files = locate(options.source, dit_weight=options.dit_weight)
-        sources = _open_sources(files, options, stack)
+        sources = open_sources(files, options, stack)
         loras = open_loras(options.loras, sources.transformer)
-        plan = make_plan(sources, recipe, _card(files, options.source))
-        settings = _settings(sources, recipe, loras, plan)
+        for lora in loras:
+            stack.callback(lora.close)
+        plan = make_plan(sources, recipe, find_card(files, options.source))
+        settings = make_settings(sources, recipe, loras, plan)
         folder = stack.enter_context(OutputFolder(options.output))
         pool = stack.enter_context(_workers(options.workers))
         manifest = folder.finished(settings, force=options.force)
@@ -113,70 +63,6 @@ def run_quantize(options: QuantizeOptions, on_progress: Callable[[Progress], Non
             return _already_finished(folder, manifest.files)
         folder.begin(settings, plan, resume=options.resume, pool=pool)
         return _Conversion(folder, plan, sources, loras, settings, on_progress).run(pool)
-
-
-def _check_folders(options: QuantizeOptions) -> None:
-    """Decided before anything is opened: the output must not be the source, inside it, or around it."""
-    source, output = options.source.expanduser().resolve(), options.output.expanduser().resolve()
-    if source == output or source in output.parents or output in source.parents:
-        raise ConfigError(
-            f"the output {output} and the source {source} lie in each other", hint="choose another output folder"
-        )
-    if output.exists() and not output.is_dir():
-        raise ConfigError(f"{output} is a file; expected a folder, or a name that is free")
-
-
-def _open_sources(files: ModelFiles, options: QuantizeOptions, stack: ExitStack) -> Sources:
-    if files.layout == "hvlite":
-        raise ConfigError(f"{files.root} is quantized already", hint="convert from the checkpoint it was made of")
-    wanted = options.parts or PARTS
-    sources = Sources()
-    if "transformer" in wanted:
-        sources.transformer = stack.enter_context(open_transformer(files, config=options.model_config))
-    if "text_encoder" in wanted:
-        sources.text_encoder = stack.enter_context(open_text_encoder(files))
-        sources.tokenizers["tokenizer"] = _required(files.tokenizer, files.root, "tokenizer")
-    if "text_encoder_2" in wanted:
-        sources.text_encoder_2 = stack.enter_context(open_text_encoder_2(files))
-        sources.tokenizers["tokenizer_2"] = _required(files.tokenizer_2, files.root, "tokenizer_2")
-    if "vae" in wanted:
-        sources.vae = stack.enter_context(open_vae(files))
-    return sources
-
-
-def _required(folder: Path | None, root: Path, name: str) -> Path:
-    if folder is None:
-        raise CheckpointError(f"{root} has no {name} files", hint="copy them beside the text encoders' weights")
-    return folder
-
-
-def _card(files: ModelFiles, given: Path) -> Path | None:
-    folders = (given if given.is_dir() else given.parent, files.root)
-    return next((folder / CARD_NAME for folder in folders if (folder / CARD_NAME).is_file()), None)
-
-
-def _settings(sources: Sources, recipe: Recipe, loras: tuple[Lora, ...], plan: list[FilePlan]) -> dict[str, Any]:
-    """All that decides the bytes of the output, as plain JSON and without a path of this machine."""
-    parts = [part for part in PARTS if getattr(sources, part) is not None]
-    small = {file.path: file.content for file in plan if not file.weights}
-    settings = {
-        "format_version": FORMAT_VERSION,
-        "arithmetic_version": ARITHMETIC_VERSION,
-        "recipe": {part: recipe[part].to_json() for part in parts},
-        "source": {part: fingerprint_files(sources.of(part).paths) for part in parts},
-        "loras": [lora.to_json() for lora in loras],
-        "other_files": sha256_of(small),
-    }
-    normalized: dict[str, Any] = json.loads(json.dumps(settings))
-    return normalized
-
-
-def sha256_of(contents: Mapping[str, bytes]) -> str:
-    """One hash of several small files."""
-    digest = hashlib.sha256()
-    for name, content in contents.items():
-        digest.update(f"{name}\0{len(content)}\0".encode() + content)
-    return digest.hexdigest()
 
 
 @contextmanager
