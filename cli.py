@@ -20,15 +20,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from . import cli_options as opt
-from . import cli_plan, cli_quantize
+from .commands import options as opt
+from .commands import plan as cli_plan
+from .commands import quantize as cli_quantize
 from .errors import ConfigError, DiskError, HvliteError, InterruptedRunError, MemoryLimitError
-from .lite.official_flags import official_summary, square_size, take_official_flags
+from .lite.request.official_flags import official_summary, square_size, take_official_flags
 
 if TYPE_CHECKING:
     from .display import Display
     from .lite.interrupt import StopFlag
-    from .lite.preflight import Prepared
+    from .lite.request.preflight import Prepared
 
 NOTES = "hvlite.notes"
 DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO})
@@ -127,8 +128,8 @@ def generate(
 ) -> None:
     """See GENERATE_HELP."""
     given = dict(locals())
-    from .lite.options import GenerateOptions
-    from .lite.preflight import prepare
+    from .lite.request.options import GenerateOptions
+    from .lite.request.preflight import prepare
 
     for name in ("ctx", "json_lines", "dry_run", "debug"):
         given.pop(name)
@@ -160,8 +161,8 @@ def rerun(
 ) -> None:
     """Make the same video again, from the settings inside it. Left out, the output is VIDEO-rerun beside it."""
     given = dict(locals())
-    from .lite.options import RerunOptions
-    from .lite.preflight_again import prepare_rerun
+    from .lite.request.options import RerunOptions
+    from .lite.request.preflight_again import prepare_rerun
 
     for name in ("json_lines", "dry_run", "debug"):
         given.pop(name)
@@ -193,8 +194,8 @@ def decode(
     """Make the video from final latents: of --keep-latents, or of a run that failed while decoding."""
     given = dict(locals())
     from .lite.launch import decode_latents
-    from .lite.options import DecodeOptions
-    from .lite.preflight_again import prepare_decode
+    from .lite.request.options import DecodeOptions
+    from .lite.request.preflight_again import prepare_decode
 
     for name in ("json_lines", "debug"):
         given.pop(name)

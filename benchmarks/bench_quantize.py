@@ -59,8 +59,8 @@ def measure(source: Path, work: Path, part: str, transformer: str = "fp8", repea
 
 def weight_files(source: Path, part: str) -> list[Path]:
     """The files of a part's weights."""
-    from ..quantize.locate import locate
-    from ..quantize.parts import find_part, open_weights
+    from ..quantize.readers.locate import locate
+    from ..quantize.readers.parts import find_part, open_weights
 
     with_part: Any = part
     file = open_weights(find_part(locate(source), with_part))

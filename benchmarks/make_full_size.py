@@ -22,14 +22,14 @@ import torch
 from torch import Tensor
 
 from ..quantize.architecture import TransformerConfig, VaeConfig
-from ..quantize.shapes import (
+from ..quantize.readers.shapes import (
     Shapes,
     expected_clip_text_shapes,
     expected_llama_shapes,
     expected_transformer_shapes,
     expected_vae_shapes,
 )
-from ..quantize.tensor_file import TensorInfo
+from ..quantize.readers.tensor_file import TensorInfo
 from ..quantize.writer import write_safetensors
 
 POOL_ELEMENTS = 1 << 24

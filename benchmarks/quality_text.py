@@ -27,9 +27,9 @@ from torch import Tensor
 
 from ..lite.text import _load_llm
 from ..quantize.convert import QuantizeOptions, run_quantize
-from ..quantize.shapes import Shapes, expected_llama_shapes
+from ..quantize.readers.shapes import Shapes, expected_llama_shapes
+from ..quantize.readers.tensor_file import TensorInfo
 from ..quantize.source import open_text_encoder
-from ..quantize.tensor_file import TensorInfo
 from ..quantize.writer import write_safetensors
 from .make_full_size import LLAMA, write_json, write_tokenizer
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..lite.pictures import contact_sheet, write_png
+from ..lite.output.pictures import contact_sheet, write_png
 from ..lite.pipeline import Pipeline, load
 
 PROMPTS = (

@@ -13,7 +13,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from ..lite.card import PromptTemplate
-from ..lite.tokens import PromptTokenizer
+from ..lite.encoders.tokens import PromptTokenizer
 from . import captions, data
 
 BEGIN, TEXT, END, PAD = "<|begin|>", "<|text|>", "<|end|>", "<|pad|>"

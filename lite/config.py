@@ -14,11 +14,11 @@ from typing import Any
 
 from ..errors import ConfigError
 from .card import ModelCard
-from .encoding import VideoEncoding
-from .naming import state_folder_of
-from .prompt import clean_prompt, effective_negative_prompt, require_prompt
-from .sizes import check_frames, check_side
-from .tiers import TIER_CHOICES
+from .output.encoding import VideoEncoding
+from .request.naming import state_folder_of
+from .request.prompt import clean_prompt, effective_negative_prompt, require_prompt
+from .request.sizes import check_frames, check_side
+from .streaming.tiers import TIER_CHOICES
 
 MAX_SEED = 2**63 - 1
 PRECISIONS = ("fp32", "bf16", "fp16")

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from ..quantize.locate import ModelFiles
-from ..quantize.sharded_file import read_index
+from ..quantize.readers.locate import ModelFiles
+from ..quantize.readers.sharded_file import read_index
 
 SAMPLE_BYTES = 1 << 20
 

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import CheckpointError, ConfigError
-from ..quantize.locate import ModelFiles, locate
+from ..quantize.readers.locate import ModelFiles, locate
 from .card import load_card
-from .frame_folder import SETTINGS_NAME
-from .latents_file import read_latents_note
-from .output_checks import check_path_text
-from .preflight import read_model_config
-from .video_read import video_info
+from .output.frame_folder import SETTINGS_NAME
+from .output.video_read import video_info
+from .request.output_checks import check_path_text
+from .request.preflight import read_model_config
+from .state.latents_file import read_latents_note
 
 if TYPE_CHECKING:
     from ..quantize.source import AnySource

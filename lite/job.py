@@ -19,12 +19,12 @@ from ..errors import ConfigError, InterruptedRunError
 from .config import DecodeRequest, GenerateConfig, GenerateRequest
 from .events import Finished, Listener, Note, stage
 from .interrupt import StopFlag
-from .latents_file import read_latents
+from .output.preview import write_preview
 from .pipeline import Conditioning, Pipeline, load
-from .preview import write_preview
-from .run_state import RunState
 from .sampling import initial_latents
-from .tiers import TierCounts
+from .state.latents_file import read_latents
+from .state.run_state import RunState
+from .streaming.tiers import TierCounts
 from .tiling import TIME_RATIO
 from .video import write_video
 

@@ -11,8 +11,8 @@ from ..files import write_error
 from .config import DecodeRequest
 from .events import Listener, Note
 from .interrupt import StopFlag
-from .preflight import Prepared
-from .resume_command import resume_command
+from .request.preflight import Prepared
+from .request.resume_command import resume_command
 
 
 def make_videos(prepared: Sequence[Prepared], on_event: Listener, stop: StopFlag) -> list[Path]:

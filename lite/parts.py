@@ -14,10 +14,10 @@ from .checkpoint import load_transformer, load_vae
 from .device import DeviceInfo, Dtypes
 from .events import Listener, ignore
 from .models.vae import AutoencoderKLCausal3D
-from .streamed_transformer import open_streamed_transformer
+from .streaming.streamed_transformer import open_streamed_transformer
+from .streaming.tiers import TierCounts, choose_tier
+from .streaming.transformer_blocks import LoadedTransformer, ResidentBlocks
 from .text import TextEncoders, load_text_encoders
-from .tiers import TierCounts, choose_tier
-from .transformer_blocks import LoadedTransformer, ResidentBlocks
 
 Part = TypeVar("Part")
 

@@ -19,17 +19,17 @@ from ..quantize.source import locate
 from .card import demo_root, load_card
 from .config import GenerateConfig
 from .device import choose_dtypes, memory_errors, probe_device
-from .encoding import VideoEncoding
 from .events import Listener, ignore
 from .fingerprint import model_fingerprint
 from .models.chunked import DEFAULT_TOKEN_CHUNK
 from .models.vae_lean import decode_lean
 from .models.vae_tiles import decode_chunks
+from .output.encoding import VideoEncoding
 from .parts import ModelParts
 from .sampling import Predict, Schedule, denoise, flow_schedule, guidance_input, initial_latents
+from .streaming.transformer_blocks import LoadedTransformer
 from .text import PromptEmbeds
 from .tiling import TileSpec
-from .transformer_blocks import LoadedTransformer
 from .velocity import Velocity
 from .video import frames_to_uint8, write_video
 

@@ -14,13 +14,13 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from .plan_blocks import choose_blocks
-from .plan_decode import official_tile
-from .plan_model import ModelSizes
-from .plan_nearest import nearest_settings
-from .plan_stages import choose_decode, plan_stages, text_by_layer
-from .plan_time import step_seconds
-from .plan_types import Machine, MemoryPlan, Work, fits_device, reserve_bytes
+from .planning.blocks import choose_blocks
+from .planning.decode import official_tile
+from .planning.model import ModelSizes
+from .planning.nearest import nearest_settings
+from .planning.stages import choose_decode, plan_stages, text_by_layer
+from .planning.time import step_seconds
+from .planning.types import Machine, MemoryPlan, Work, fits_device, reserve_bytes
 
 
 def plan_memory(model: ModelSizes, work: Work, machine: Machine, *, tier: str = "auto") -> MemoryPlan:

@@ -15,10 +15,10 @@ from torch import Tensor
 from ..errors import CheckpointError, ConfigError
 from ..quantize.format import HvliteTextEncoder
 from ..quantize.source import open_text_encoder, open_text_encoder_2
-from .text_layers import OpenSource, bind_by_layer
-from .text_models import bind_weights, build_on_meta, quiet_import, require_end_token, require_ids
-from .tokenizer_files import PromptTokenizers, load_tokenizers
-from .tokens import PromptTokenizer, Truncation
+from .encoders.text_layers import OpenSource, bind_by_layer
+from .encoders.text_models import bind_weights, build_on_meta, quiet_import, require_end_token, require_ids
+from .encoders.tokenizer_files import PromptTokenizers, load_tokenizers
+from .encoders.tokens import PromptTokenizer, Truncation
 
 if TYPE_CHECKING:
     from transformers import CLIPTextModel, LlamaModel

@@ -14,8 +14,8 @@ from torch import Tensor, nn
 from .models.blocks import DoubleStreamBlock, Modulation, Rope, SingleStreamBlock
 from .models.chunked import Sequence, run_double, run_single
 from .models.transformer import valid_lengths
+from .streaming.transformer_blocks import BlockModulation, LoadedTransformer
 from .text import PromptEmbeds
-from .transformer_blocks import BlockModulation, LoadedTransformer
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from ..errors import ConfigError, NonFiniteError
 from ..files import fsync_dir, write_error
-from .encoding import VideoEncoding
-from .frame_folder import FrameFolder, check_frame_folder, remove_frame_folder
-from .movie import Movie
-from .naming import state_folder_of
+from .output.encoding import VideoEncoding
+from .output.frame_folder import FrameFolder, check_frame_folder, remove_frame_folder
+from .output.movie import Movie
+from .output.video_read import describe_existing
+from .request.naming import state_folder_of
 from .settings import settings_to_text
-from .video_read import describe_existing
 
 if TYPE_CHECKING:
     import torch

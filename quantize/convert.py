@@ -22,7 +22,6 @@ from ..files import write_atomic
 from .format import FORMAT_VERSION, MANIFEST, PICTURE, REPORT, StoredFile
 from .inputs import check_folders, find_card, make_settings, open_sources
 from .journal import FileRecord
-from .locate import locate
 from .lora import Lora, open_loras
 from .manifest import manifest_bytes
 from .options import Progress, QuantizeOptions, QuantizeResult
@@ -30,6 +29,7 @@ from .output import OutputFolder
 from .pipeline import encode_ahead, make_weight, write_weights
 from .plan import FilePlan, Sources, Weight, config_json, make_plan
 from .plot import draw_report
+from .readers.locate import locate
 from .recipe import make_recipe
 from .report import make_report, report_bytes
 from .writer import Written

@@ -17,10 +17,10 @@ from ..kernels.ops import dequantize_rows
 from .methods import amax_scale, encode_rows, from_groups, mse_scale, to_groups
 from .packing import Parts, decode_nf4, encode_nf4, pack_int4
 from .quality import ErrorSums, Quality
+from .readers.tensor_file import TORCH_NAMES
+from .readers.weight_source import check_finite
 from .recipe import Choice
 from .scheme import INT4_GROUP, Scheme, ceil_div
-from .tensor_file import TORCH_NAMES
-from .weight_source import check_finite
 
 SLICE_ELEMENTS = 1 << 18  # 1 MiB in fp32: larger slices fall out of the cache and take twice the time
 KEPT_SLICE_ELEMENTS = 1 << 22

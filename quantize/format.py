@@ -13,8 +13,6 @@ from typing import Any
 from ..errors import CheckpointError
 from ..files import read_json
 from .architecture import TransformerConfig
-from .folder_source import HvliteSource
-from .locate import MANIFEST
 from .manifest import (
     FORMAT_VERSION,
     PICTURE,
@@ -27,8 +25,10 @@ from .manifest import (
     require_modest,
     stored_path,
 )
-from .safetensors_file import SafetensorsFile, open_safetensors
-from .shapes import expected_llama_shapes, expected_transformer_shapes
+from .readers.folder_source import HvliteSource
+from .readers.locate import MANIFEST
+from .readers.safetensors_file import SafetensorsFile, open_safetensors
+from .readers.shapes import expected_llama_shapes, expected_transformer_shapes
 
 __all__ = [
     "FORMAT_VERSION",

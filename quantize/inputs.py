@@ -11,15 +11,15 @@ from typing import Any
 
 from ..errors import CheckpointError, ConfigError
 from .fingerprint import fingerprint_files
-from .locate import ModelFiles
 from .lora import Lora
 from .manifest import FORMAT_VERSION
 from .options import QuantizeOptions
 from .plan import CARD_NAME, FilePlan, Sources
+from .readers.locate import ModelFiles
+from .readers.text_source import open_text_encoder, open_text_encoder_2
+from .readers.transformer_source import open_transformer
+from .readers.vae_source import open_vae
 from .recipe import PARTS, Recipe
-from .text_source import open_text_encoder, open_text_encoder_2
-from .transformer_source import open_transformer
-from .vae_source import open_vae
 
 ARITHMETIC_VERSION = 1  # of the encoders: a folder made with another one is not gone on with
 

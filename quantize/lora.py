@@ -20,9 +20,9 @@ from torch import Tensor
 from ..errors import CheckpointError, ConfigError
 from .encode import check_usable
 from .fingerprint import fingerprint_files
-from .keymap import Recipe, comfyui_recipe, diffusers_recipe, official_recipe
-from .safetensors_file import SafetensorsFile, open_safetensors
-from .transformer_source import TransformerSource
+from .readers.keymap import Recipe, comfyui_recipe, diffusers_recipe, official_recipe
+from .readers.safetensors_file import SafetensorsFile, open_safetensors
+from .readers.transformer_source import TransformerSource
 
 MAX_RANK = 1024
 _PREFIXES = ("lora_unet_", "Hunyuan_video_I2V_lora_", "diffusion_model.", "transformer.", "model.diffusion_model.")

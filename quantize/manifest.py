@@ -13,7 +13,7 @@ from typing import Any
 from ..errors import CheckpointError, ConfigError
 from ..files import read_json, safe_member
 from .architecture import TransformerConfig
-from .locate import MANIFEST
+from .readers.locate import MANIFEST
 from .scheme import SCHEMES
 
 FORMAT_VERSION = 1

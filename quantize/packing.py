@@ -16,8 +16,8 @@ from torch import Tensor
 
 from ..errors import CheckpointError
 from ..kernels.ops import dequantize_nf4
+from .readers.tensor_file import TORCH_NAMES
 from .scheme import NESTED_BLOCK, NF4_BLOCK, NF4_STATE, ceil_div
-from .tensor_file import TORCH_NAMES
 
 Parts = dict[str, Tensor]
 

@@ -17,8 +17,8 @@ from torch import Tensor
 from .encode import Encoded, encode, take_over
 from .lora import Lora
 from .plan import FilePlan, Sources, Weight
+from .readers.tensor_file import FP8_DTYPES
 from .report import Layer, layer_entry
-from .tensor_file import FP8_DTYPES
 from .writer import Written, file_order, tensor_info, write_safetensors
 
 AHEAD_BYTES = 320 << 20

@@ -13,12 +13,12 @@ from ..errors import CheckpointError
 from ..files import read_limited
 from .architecture import TransformerConfig, VaeConfig
 from .manifest import SKIP_KEY
+from .readers.tensor_file import TORCH_NAMES, TensorInfo
+from .readers.text_source import TextSource
+from .readers.transformer_source import TransformerSource
+from .readers.vae_source import VaeSource
+from .readers.weight_source import WeightSource
 from .recipe import Choice, PartRecipe, Recipe
-from .tensor_file import TORCH_NAMES, TensorInfo
-from .text_source import TextSource
-from .transformer_source import TransformerSource
-from .vae_source import VaeSource
-from .weight_source import WeightSource
 from .writer import file_bytes, file_order
 
 CARD_NAME = "hvlite_card.json"

@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 
 from ..errors import ConfigError
 from .architecture import TransformerConfig, VaeConfig
-from .recipe import builtin_recipes
-from .scheme import SCHEMES
-from .shapes import (
+from .readers.shapes import (
     Shapes,
     expected_clip_text_shapes,
     expected_llama_shapes,
     expected_transformer_shapes,
     expected_vae_shapes,
 )
+from .recipe import builtin_recipes
+from .scheme import SCHEMES
 
 PRESETS = {"hunyuan-video-fp8": "fp8", "hunyuan-video-int8": "int8", "hunyuan-video-bf16": "bf16"}
 

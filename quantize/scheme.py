@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from math import prod
 from typing import Literal
 
-from .tensor_file import TensorInfo
+from .readers.tensor_file import TensorInfo
 
 Granularity = Literal["per_channel", "per_group", "per_block", "none"]
 SchemeName = Literal["fp8", "int8", "int4", "nf4", "bf16", "fp16", "fp32"]

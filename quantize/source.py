@@ -11,7 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from . import text_source, transformer_source
 from .format import (
     HvliteSource,
     HvliteTextEncoder,
@@ -19,14 +18,15 @@ from .format import (
     open_hvlite_text_encoder,
     open_hvlite_transformer,
 )
-from .locate import MANIFEST, ModelFiles, WeightFiles, existing, locate
-from .quantized_sources import Quantization
-from .shapes import expected_transformer_shapes, expected_vae_shapes
-from .tensor_file import TensorInfo
-from .text_source import TextSource, open_text_encoder_2
-from .transformer_source import TransformerSource
-from .vae_source import VaeSource, open_vae
-from .weight_source import WeightSource, check_finite
+from .readers import text_source, transformer_source
+from .readers.locate import MANIFEST, ModelFiles, WeightFiles, existing, locate
+from .readers.quantized_sources import Quantization
+from .readers.shapes import expected_transformer_shapes, expected_vae_shapes
+from .readers.tensor_file import TensorInfo
+from .readers.text_source import TextSource, open_text_encoder_2
+from .readers.transformer_source import TransformerSource
+from .readers.vae_source import VaeSource, open_vae
+from .readers.weight_source import WeightSource, check_finite
 
 __all__ = [
     "AnySource",

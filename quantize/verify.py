@@ -19,10 +19,10 @@ from .journal import WORK_FOLDER
 from .lora import Lora, open_loras
 from .manifest import stored_path
 from .quality import ErrorSums, Quality
-from .text_source import open_text_encoder, open_text_encoder_2
-from .transformer_source import TransformerSource, open_transformer
-from .vae_source import open_vae
-from .weight_source import WeightSource
+from .readers.text_source import open_text_encoder, open_text_encoder_2
+from .readers.transformer_source import TransformerSource, open_transformer
+from .readers.vae_source import open_vae
+from .readers.weight_source import WeightSource
 
 # A weight is stored as the original's or it is not; these are the largest relative errors any scheme leaves.
 LARGEST_ERROR = {"fp8": 0.08, "int8": 0.05, "int4": 0.4, "nf4": 0.4, "bf16": 0.005, "fp16": 0.005, "fp32": 1e-6}

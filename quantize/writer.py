@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from ..files import AtomicFile
-from .tensor_file import DTYPE_BYTES, TORCH_NAMES, TensorInfo
+from .readers.tensor_file import DTYPE_BYTES, TORCH_NAMES, TensorInfo
 
 METADATA = {"format": "pt"}
 _LENGTH_BYTES = 8

@@ -93,7 +93,7 @@ def test_the_second_ctrl_c_names_the_work_and_the_command(run: Any) -> None:
 
 
 def test_ctrl_c_before_the_work(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setattr("hvlite.lite.preflight.prepare", failing_with(KeyboardInterrupt()))
+    monkeypatch.setattr("hvlite.lite.request.preflight.prepare", failing_with(KeyboardInterrupt()))
     assert main(COMMAND) == 130
     assert "stopped before the work began" in capsys.readouterr().err
 

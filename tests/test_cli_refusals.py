@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 import torch
 
-from hvlite.lite.encoding import VideoEncoding
+from hvlite.lite.output.encoding import VideoEncoding
 from hvlite.lite.video import write_video
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
@@ -304,7 +304,7 @@ def write_finished(path: Path, encoding: VideoEncoding | None = None) -> None:
 
 
 def write_stopped(output: Path) -> None:
-    from hvlite.lite.run_state import RunState
+    from hvlite.lite.state.run_state import RunState
 
     state = RunState.open(output)
     state.begin(settings(), "0" * 16)

@@ -17,8 +17,8 @@ import pytest
 import torch
 
 from hvlite.cli import main
-from hvlite.lite.latents_file import read_latents
-from hvlite.lite.video_read import read_settings, read_video
+from hvlite.lite.output.video_read import read_settings, read_video
+from hvlite.lite.state.latents_file import read_latents
 
 MODEL = Path(__file__).parent / "data" / "golden" / "ckpts_official"
 HVLITE = [sys.executable, "-c", "import sys; from hvlite.cli import main; sys.exit(main())"]

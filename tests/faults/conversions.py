@@ -21,7 +21,7 @@ from hvlite.quantize import convert
 from hvlite.quantize.architecture import TransformerConfig
 from hvlite.quantize.convert import QuantizeOptions, QuantizeResult, run_quantize
 from hvlite.quantize.manifest import manifest_bytes
-from hvlite.quantize.shapes import expected_transformer_shapes
+from hvlite.quantize.readers.shapes import expected_transformer_shapes
 
 TINY = TransformerConfig(
     hidden_size=16,

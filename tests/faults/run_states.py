@@ -15,8 +15,8 @@ from torch import Tensor
 
 from hvlite.errors import CheckpointError
 from hvlite.files import fsync_dir, write_atomic, write_error
-from hvlite.lite.latents_file import read_latents
-from hvlite.lite.run_state import RunState, peek_run
+from hvlite.lite.state.latents_file import read_latents
+from hvlite.lite.state.run_state import RunState, peek_run
 
 STEPS = 3
 # What a run that dies after its video is done may leave beside it: nothing to go on with, and nothing large.

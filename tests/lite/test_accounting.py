@@ -18,18 +18,18 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hvlite.benchmarks.measure import AllocationTracker
 from hvlite.kernels import ops
-from hvlite.lite import operators as op
+from hvlite.lite.encoders.text_models import HOW_IT_RUNS
 from hvlite.lite.models.linear import Nf4Linear, QuantLinear
 from hvlite.lite.models.transformer import HunyuanVideoTransformer
 from hvlite.lite.models.vae import AutoencoderKLCausal3D
 from hvlite.lite.models.vae_lean import decode_lean
-from hvlite.lite.plan_decode import tile_moment
-from hvlite.lite.plan_denoise import Step, peak_moment
-from hvlite.lite.plan_model import plan_model
-from hvlite.lite.plan_text import TEXT_TOKENS, layer_bytes
+from hvlite.lite.planning import operators as op
+from hvlite.lite.planning.decode import tile_moment
+from hvlite.lite.planning.denoise import Step, peak_moment
+from hvlite.lite.planning.model import plan_model
+from hvlite.lite.planning.text import TEXT_TOKENS, layer_bytes
+from hvlite.lite.streaming.transformer_blocks import LoadedTransformer, ResidentBlocks
 from hvlite.lite.text import PromptEmbeds
-from hvlite.lite.text_models import HOW_IT_RUNS
-from hvlite.lite.transformer_blocks import LoadedTransformer, ResidentBlocks
 from hvlite.lite.velocity import Velocity
 from hvlite.quantize.architecture import TransformerConfig, VaeConfig
 from hvlite.quantize.presets import LLAMA

@@ -12,8 +12,16 @@ from hypothesis import strategies as st
 from hvlite.errors import ConfigError
 from hvlite.lite.card import OFFICIAL_CARD
 from hvlite.lite.config import MAX_SEED, GenerateConfig, GenerateRequest, draw_seed
-from hvlite.lite.prompt import DEFAULT_NEGATIVE_PROMPT, clean_prompt, require_prompt
-from hvlite.lite.sizes import ASPECTS, MAX_FRAMES, MAX_SIDE, check_frames, check_side, nearest_valid, size_by_name
+from hvlite.lite.request.prompt import DEFAULT_NEGATIVE_PROMPT, clean_prompt, require_prompt
+from hvlite.lite.request.sizes import (
+    ASPECTS,
+    MAX_FRAMES,
+    MAX_SIDE,
+    check_frames,
+    check_side,
+    nearest_valid,
+    size_by_name,
+)
 
 MANIFESTS = Path(__file__).parents[1] / "data" / "manifests"
 INTEGERS = st.one_of(st.integers(-100, 20_000), st.integers(), st.sampled_from([0, -1, 2**31, 2**63, -(2**64)]))

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from hvlite.errors import ConfigError
-from hvlite.lite.pictures import contact_sheet, encode_png, write_png
+from hvlite.lite.output.pictures import contact_sheet, encode_png, write_png
 
 
 def decode(data: bytes) -> torch.Tensor:

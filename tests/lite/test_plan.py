@@ -12,12 +12,12 @@ from hypothesis import strategies as st
 
 from hvlite.errors import ConfigError
 from hvlite.lite.card import OFFICIAL_SIZES
-from hvlite.lite.gpus import GPUS, find_gpu
 from hvlite.lite.plan import plan_memory
-from hvlite.lite.plan_limits import parse_bytes
-from hvlite.lite.plan_model import ModelSizes, plan_model
-from hvlite.lite.plan_types import GIB, Machine, MemoryPlan, Work
-from hvlite.lite.tiers import TierCounts
+from hvlite.lite.planning.gpus import GPUS, find_gpu
+from hvlite.lite.planning.limits import parse_bytes
+from hvlite.lite.planning.model import ModelSizes, plan_model
+from hvlite.lite.planning.types import GIB, Machine, MemoryPlan, Work
+from hvlite.lite.streaming.tiers import TierCounts
 from hvlite.quantize.presets import PRESETS
 
 BIG = Work(height=720, width=1280, frames=129, steps=50)
@@ -220,7 +220,7 @@ def test_an_unknown_card_names_near_ones():
 
 def test_planning_loads_no_torch():
     code = (
-        "import sys; from hvlite.lite.plan_request import PlanOptions, make_plan;"
+        "import sys; from hvlite.lite.planning.request import PlanOptions, make_plan;"
         "make_plan(PlanOptions(model='hunyuan-video-fp8', gpu='RTX 4070'));"
         "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     )

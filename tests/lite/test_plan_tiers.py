@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from hvlite.benchmarks.measure import AllocationTracker
-from hvlite.lite.plan_blocks import arrange_blocks, make_step
-from hvlite.lite.plan_folder import stored_folder
-from hvlite.lite.plan_model import ModelSizes, model_sizes
-from hvlite.lite.plan_types import Machine, Work
-from hvlite.lite.streamed_transformer import open_streamed_transformer
-from hvlite.lite.tiers import TierCounts
+from hvlite.lite.planning.blocks import arrange_blocks, make_step
+from hvlite.lite.planning.folder import stored_folder
+from hvlite.lite.planning.model import ModelSizes, model_sizes
+from hvlite.lite.planning.types import Machine, Work
+from hvlite.lite.streaming.streamed_transformer import open_streamed_transformer
+from hvlite.lite.streaming.tiers import TierCounts
 from hvlite.quantize.convert import QuantizeOptions, run_quantize
 
 BLOCKS = 4

@@ -13,13 +13,21 @@ from hvlite.cli import decode, generate, rerun
 from hvlite.errors import ConfigError, DiskError, MissingPartError
 from hvlite.lite.card import OFFICIAL_CARD, demo_root
 from hvlite.lite.config import GenerateConfig, GenerateRequest
-from hvlite.lite.encoding import VideoEncoding
-from hvlite.lite.model_choice import choose_model
-from hvlite.lite.naming import NAME_LIMIT_BYTES, chosen_name, clip_bytes, free_name, name_is_too_long, numbered, slug
-from hvlite.lite.official_flags import FIXED_FLAGS, OfficialFlag, square_size, take_official_flags
-from hvlite.lite.options import DecodeOptions, GenerateOptions, RerunOptions
-from hvlite.lite.output_checks import check_disk, check_folder, needed_bytes
-from hvlite.lite.resume_command import resume_command
+from hvlite.lite.output.encoding import VideoEncoding
+from hvlite.lite.request.model_choice import choose_model
+from hvlite.lite.request.naming import (
+    NAME_LIMIT_BYTES,
+    chosen_name,
+    clip_bytes,
+    free_name,
+    name_is_too_long,
+    numbered,
+    slug,
+)
+from hvlite.lite.request.official_flags import FIXED_FLAGS, OfficialFlag, square_size, take_official_flags
+from hvlite.lite.request.options import DecodeOptions, GenerateOptions, RerunOptions
+from hvlite.lite.request.output_checks import check_disk, check_folder, needed_bytes
+from hvlite.lite.request.resume_command import resume_command
 
 CONFIG = GenerateConfig.from_card(OFFICIAL_CARD, prompt="a cat's walk -x", seed=7)
 PRINTING = {"ctx", "json_lines", "dry_run", "debug"}
@@ -105,7 +113,7 @@ def test_folders(tmp_path: Path) -> None:
 
 def test_a_folder_that_refuses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     # Permissions do not bind root, which tests may run as: the answer of the system is what is replaced.
-    monkeypatch.setattr("hvlite.lite.output_checks.os.access", lambda path, mode: False)
+    monkeypatch.setattr("hvlite.lite.request.output_checks.os.access", lambda path, mode: False)
     with pytest.raises(DiskError, match="not writable"):
         check_folder(tmp_path, makes_folder=False)
 
@@ -155,7 +163,7 @@ def test_without_a_model_it_is_the_one_that_ships() -> None:
 
 
 def test_an_installation_without_its_model_says_so(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("hvlite.lite.model_choice.demo_root", lambda: tmp_path / "weights")
+    monkeypatch.setattr("hvlite.lite.request.model_choice.demo_root", lambda: tmp_path / "weights")
     with pytest.raises(MissingPartError, match="ships with hvlite"):
         choose_model(None, None, use_fp8=False)
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 
 from hvlite.errors import ConfigError
 from hvlite.lite.card import LatentRgb
-from hvlite.lite.preview import fit_latent_rgb, latents_to_rgb, write_preview
+from hvlite.lite.output.preview import fit_latent_rgb, latents_to_rgb, write_preview
 
 
 def known_fit(seed: int = 0) -> LatentRgb:

@@ -18,8 +18,8 @@ from hvlite.lite.config import DecodeRequest, GenerateConfig, GenerateRequest
 from hvlite.lite.events import Event, StepDone, ignore
 from hvlite.lite.interrupt import StopFlag
 from hvlite.lite.job import run_decode, run_generate
-from hvlite.lite.latents_file import read_latents
-from hvlite.lite.video_read import read_video
+from hvlite.lite.output.video_read import read_video
+from hvlite.lite.state.latents_file import read_latents
 
 STEPS = 5
 CONFIG = GenerateConfig(

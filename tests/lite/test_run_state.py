@@ -16,9 +16,9 @@ from safetensors import safe_open
 from torch import Tensor
 
 from hvlite.errors import CheckpointError, ConfigError, DiskError
-from hvlite.lite.latents_file import LatentsNote, read_latents, read_latents_note, write_latents
-from hvlite.lite.run_state import RunState, peek_run
 from hvlite.lite.settings import fingerprint, settings_differences, settings_from_text, settings_to_text
+from hvlite.lite.state.latents_file import LatentsNote, read_latents, read_latents_note, write_latents
+from hvlite.lite.state.run_state import RunState, peek_run
 
 SETTINGS = {
     "prompt": "a red circle 猫 😀",
@@ -280,7 +280,7 @@ def test_a_folder_that_cannot_be_made_is_a_disk_error(tmp_path: Path, name: str)
 KILLS = """
 import os, random, signal, sys, time, torch
 from pathlib import Path
-from hvlite.lite.run_state import RunState
+from hvlite.lite.state.run_state import RunState
 
 output, trials = Path(sys.argv[1]), int(sys.argv[2])
 settings, model = {"prompt": "a", "seed": 1}, "m"
@@ -352,7 +352,7 @@ def test_a_lock_file_that_its_last_holder_removed_is_not_taken(output: Path, mon
 
 
 def test_the_lock_dies_with_its_process(output: Path) -> None:
-    code = "import sys, time; from hvlite.lite.run_lock import RunLock; from pathlib import Path\n"
+    code = "import sys, time; from hvlite.lite.state.run_lock import RunLock; from pathlib import Path\n"
     code += "lock = RunLock.take(Path(sys.argv[1] + '.hvlite')); print('held', flush=True); time.sleep(60)"
     with subprocess.Popen([sys.executable, "-c", code, str(output)], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from hvlite.errors import ConfigError
 from hvlite.lite.card import OFFICIAL_CARD
 from hvlite.lite.text import TextEncoders, load_text_encoders
-from hvlite.quantize.locate import locate
+from hvlite.quantize.readers.locate import locate
 
 STATES = 1e-4
 POOLED = 1e-5

@@ -10,7 +10,7 @@ import torch
 from hvlite.lite.card import load_card
 from hvlite.lite.text import load_text_encoders
 from hvlite.quantize.convert import QuantizeOptions, run_quantize
-from hvlite.quantize.locate import locate
+from hvlite.quantize.readers.locate import locate
 
 PROMPTS = ["a red circle moves to the right", ""]
 

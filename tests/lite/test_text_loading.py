@@ -16,9 +16,9 @@ from safetensors.torch import load_file, save_file
 
 from hvlite.errors import CheckpointError
 from hvlite.lite.card import OFFICIAL_CARD
+from hvlite.lite.encoders.tokenizer_files import load_tokenizers
 from hvlite.lite.text import TextEncoders, load_text_encoders
-from hvlite.lite.tokenizer_files import load_tokenizers
-from hvlite.quantize.locate import locate
+from hvlite.quantize.readers.locate import locate
 
 PROMPT = "A cat walks on the grass, realistic style."
 
@@ -223,8 +223,8 @@ def test_a_clip_config_with_another_end_id_is_refused(model: Path) -> None:
 def test_tokenizers_load_without_torch_and_transformers(golden: Path) -> None:
     """The command line warns of a cut prompt before it imports what takes seconds."""
     script = (
-        "import sys; from pathlib import Path; from hvlite.quantize.locate import locate;"
-        "from hvlite.lite.tokenizer_files import load_tokenizers; from hvlite.lite.card import OFFICIAL_CARD;"
+        "import sys; from pathlib import Path; from hvlite.quantize.readers.locate import locate;"
+        "from hvlite.lite.encoders.tokenizer_files import load_tokenizers; from hvlite.lite.card import OFFICIAL_CARD;"
         "print(load_tokenizers(locate(Path(sys.argv[1])), OFFICIAL_CARD).truncations('word ' * 400)[0].read_tokens,"
         "sorted({'torch', 'transformers'} & set(sys.modules)))"
     )

@@ -16,9 +16,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from hvlite.errors import CheckpointError, ConfigError
 from hvlite.lite.card import OFFICIAL_CARD, PromptTemplate
-from hvlite.lite.tokenizer_files import PromptTokenizers, load_tokenizers
-from hvlite.lite.tokens import PromptTokenizer
-from hvlite.quantize.locate import locate
+from hvlite.lite.encoders.tokenizer_files import PromptTokenizers, load_tokenizers
+from hvlite.lite.encoders.tokens import PromptTokenizer
+from hvlite.quantize.readers.locate import locate
 
 TREES = ["ckpts_official", "ckpts_diffusers"]
 CROP = 95

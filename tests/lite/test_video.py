@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from hvlite.errors import ConfigError, DiskError, NonFiniteError
-from hvlite.lite.encoding import VideoEncoding
+from hvlite.lite.output.encoding import VideoEncoding
+from hvlite.lite.output.video_read import describe_existing, read_settings, read_video, video_info
 from hvlite.lite.video import VideoWriter, check_output, frames_to_uint8, partial_path, write_video
-from hvlite.lite.video_read import describe_existing, read_settings, read_video, video_info
 
 H264, LOSSLESS, PNG = VideoEncoding(), VideoEncoding("lossless"), VideoEncoding("png")
 KINDS = pytest.mark.parametrize("encoding", [H264, LOSSLESS, PNG], ids=lambda encoding: encoding.kind)
@@ -160,7 +160,7 @@ def test_an_error_while_writing_leaves_a_readable_partial_video(tmp_path: Path, 
 KILLED = """
 import sys, time, torch
 from pathlib import Path
-from hvlite.lite.encoding import VideoEncoding
+from hvlite.lite.output.encoding import VideoEncoding
 from hvlite.lite.video import VideoWriter
 
 folder = Path(sys.argv[1])

@@ -11,9 +11,9 @@ import pytest
 import torch
 
 from hvlite.errors import CheckpointError, ConfigError, HvliteError
-from hvlite.lite.encoding import VideoEncoding
+from hvlite.lite.output.encoding import VideoEncoding
+from hvlite.lite.output.video_read import describe_existing, read_settings, read_video, video_info
 from hvlite.lite.video import write_video
-from hvlite.lite.video_read import describe_existing, read_settings, read_video, video_info
 
 SETTINGS = {"prompt": "a red circle", "seed": 1, "frames": 5}
 
@@ -153,8 +153,8 @@ def test_a_damaged_frame_is_named_and_a_gap_ends_the_video(tmp_path: Path) -> No
 def test_settings_are_read_without_torch(tmp_path: Path) -> None:
     path = make(tmp_path / "a.mp4")
     code = (
-        "import sys; from hvlite.lite.video_read import describe_existing, read_settings\n"
-        "from hvlite.lite.video import check_output; from hvlite.lite.run_state import peek_run\n"
+        "import sys; from hvlite.lite.output.video_read import describe_existing, read_settings\n"
+        "from hvlite.lite.video import check_output; from hvlite.lite.state.run_state import peek_run\n"
         "assert 'av' not in sys.modules\n"
         f"assert describe_existing({str(path)!r}).kind == 'finished'; assert peek_run({str(path)!r}) is None\n"
         "assert 'torch' not in sys.modules"

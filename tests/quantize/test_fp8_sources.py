@@ -11,8 +11,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hvlite.errors import CheckpointError
+from hvlite.quantize.readers.torch_file import open_torch
 from hvlite.quantize.source import open_text_encoder, open_transformer
-from hvlite.quantize.torch_file import open_torch
 
 State = dict[str, torch.Tensor]
 ONE = "double_blocks.0.img_attn_qkv"

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from hvlite.errors import CheckpointError
-from hvlite.quantize.sharded_file import open_shards, read_index
+from hvlite.quantize.readers.sharded_file import open_shards, read_index
 from hvlite.quantize.source import open_transformer
 
 INDEX = "diffusion_pytorch_model.safetensors.index.json"

@@ -84,7 +84,8 @@ def test_the_transformer_may_lie_elsewhere(golden: Path, tmp_path: Path) -> None
 
 def test_locate_imports_no_torch(golden: Path) -> None:
     program = (
-        "import sys; from hvlite.quantize.locate import locate; locate(sys.argv[1]); assert 'torch' not in sys.modules"
+        "import sys; from hvlite.quantize.readers.locate import locate; "
+        "locate(sys.argv[1]); assert 'torch' not in sys.modules"
     )
     assert subprocess.run([sys.executable, "-c", program, golden / "ckpts_official"], check=False).returncode == 0
 

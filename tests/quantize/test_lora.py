@@ -15,7 +15,7 @@ from hvlite.errors import CheckpointError, ConfigError
 from hvlite.lite.models.transformer import HunyuanVideoTransformer
 from hvlite.quantize.convert import QuantizeOptions, run_quantize
 from hvlite.quantize.lora import Lora, open_loras, parse_argument
-from hvlite.quantize.transformer_source import TransformerSource, open_transformer
+from hvlite.quantize.readers.transformer_source import TransformerSource, open_transformer
 from hvlite.quantize.verify import run_verify
 
 ROPE = {"rope_dim_list": [8, 12, 12]}

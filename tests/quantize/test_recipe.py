@@ -8,8 +8,8 @@ import pytest
 
 from hvlite.errors import ConfigError
 from hvlite.quantize.architecture import TransformerConfig
+from hvlite.quantize.readers.shapes import expected_transformer_shapes
 from hvlite.quantize.recipe import PARTS, Choice, builtin_recipes, load_recipe, make_recipe
-from hvlite.quantize.shapes import expected_transformer_shapes
 
 FULL_SIZE = expected_transformer_shapes(TransformerConfig())
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
 from hvlite.errors import CheckpointError
-from hvlite.quantize.safetensors_file import open_safetensors
-from hvlite.quantize.safetensors_header import MAX_HEADER_BYTES
-from hvlite.quantize.tensor_file import MAX_TENSORS, TORCH_NAMES
+from hvlite.quantize.readers.safetensors_file import open_safetensors
+from hvlite.quantize.readers.safetensors_header import MAX_HEADER_BYTES
+from hvlite.quantize.readers.tensor_file import MAX_TENSORS, TORCH_NAMES
 
 Craft = Callable[..., Path]
 

@@ -14,8 +14,8 @@ from collections.abc import Iterator
 import pytest
 import safetensors
 
-from hvlite.quantize.safetensors_header import MAX_HEADER_BYTES, HeaderError, TensorSpan, parse_header
-from hvlite.quantize.tensor_file import MAX_TENSORS
+from hvlite.quantize.readers.safetensors_header import MAX_HEADER_BYTES, HeaderError, TensorSpan, parse_header
+from hvlite.quantize.readers.tensor_file import MAX_TENSORS
 
 HEADERS = 100_000
 WORST_S = 0.25  # of processor time

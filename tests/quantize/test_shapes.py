@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from hvlite.quantize.architecture import TransformerConfig, VaeConfig
-from hvlite.quantize.infer import infer_transformer
-from hvlite.quantize.keymap import (
+from hvlite.quantize.readers.infer import infer_transformer
+from hvlite.quantize.readers.keymap import (
     TRANSFORMER_PREFIXES,
     comfyui_canonical,
     comfyui_recipe,
@@ -18,8 +18,8 @@ from hvlite.quantize.keymap import (
     ldm_recipe,
     strip_prefixes,
 )
-from hvlite.quantize.recognize import recognize_transformer
-from hvlite.quantize.shapes import (
+from hvlite.quantize.readers.recognize import recognize_transformer
+from hvlite.quantize.readers.shapes import (
     expected_clip_text_shapes,
     expected_llama_shapes,
     expected_transformer_shapes,

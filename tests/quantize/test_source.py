@@ -13,7 +13,7 @@ from safetensors.torch import save_file
 
 from hvlite.errors import CheckpointError
 from hvlite.quantize.architecture import TransformerConfig
-from hvlite.quantize.keymap import comfyui_recipe, diffusers_recipe, ldm_recipe
+from hvlite.quantize.readers.keymap import comfyui_recipe, diffusers_recipe, ldm_recipe
 from hvlite.quantize.source import (
     WeightSource,
     open_text_encoder,

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from hvlite.errors import CheckpointError
-from hvlite.quantize.torch_file import open_torch
+from hvlite.quantize.readers.torch_file import open_torch
 
 CraftPt = Callable[..., Path]
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from hvlite.errors import CheckpointError
-from hvlite.quantize.torch_file import open_torch
+from hvlite.quantize.readers.torch_file import open_torch
 
 FILES = (
     "ckpts_official/hunyuan-video-t2v-720p/transformers/mp_rank_00_model_states.pt",

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from hvlite.errors import CheckpointError
-from hvlite.quantize.zip_directory import MAX_ENTRIES, ZipError, ZipSpan, read_directory
+from hvlite.quantize.readers.zip_directory import MAX_ENTRIES, ZipError, ZipSpan, read_directory
 
 ENTRIES = {"x/data.pkl": b"first", "x/data/0": bytes(16), "x/data/1": b"last"}
 SIZE_FULL = 0xFFFFFFFF

@@ -11,8 +11,8 @@ from safetensors.torch import save_file
 
 from hvlite.lite.models.transformer import HunyuanVideoTransformer
 from hvlite.lite.sampling import denoise, flow_schedule, guidance_input
+from hvlite.lite.streaming.transformer_blocks import LoadedTransformer
 from hvlite.lite.text import PromptEmbeds
-from hvlite.lite.transformer_blocks import LoadedTransformer
 from hvlite.lite.velocity import Velocity
 from hvlite.quantize.architecture import TransformerConfig
 from hvlite.quantize.convert import QuantizeOptions, run_quantize

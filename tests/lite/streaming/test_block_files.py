@@ -12,13 +12,13 @@ import torch
 from safetensors.torch import load_file
 
 from hvlite.errors import CheckpointError
-from hvlite.lite.block_files import BlockFile, open_block_files
-from hvlite.lite.streamed_blocks import StreamOptions
-from hvlite.lite.streamed_transformer import open_streamed_transformer
-from hvlite.lite.tiers import TierCounts
-from hvlite.lite.transformer_blocks import LoadedTransformer
+from hvlite.lite.streaming.block_files import BlockFile, open_block_files
+from hvlite.lite.streaming.streamed_blocks import StreamOptions
+from hvlite.lite.streaming.streamed_transformer import open_streamed_transformer
+from hvlite.lite.streaming.tiers import TierCounts
+from hvlite.lite.streaming.transformer_blocks import LoadedTransformer
 from hvlite.quantize.format import open_hvlite_transformer
-from hvlite.quantize.safetensors_file import open_safetensors
+from hvlite.quantize.readers.safetensors_file import open_safetensors
 from hvlite.quantize.scheme import SCHEMES
 from hvlite.quantize.writer import make_header, tensor_info
 

@@ -7,8 +7,8 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from hvlite.lite import copy_queue
-from hvlite.lite.copy_queue import HAPPENED, CudaDevice
+from hvlite.lite.streaming import copy_queue
+from hvlite.lite.streaming.copy_queue import HAPPENED, CudaDevice
 
 
 @pytest.fixture

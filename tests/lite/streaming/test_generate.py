@@ -14,8 +14,8 @@ from hvlite.lite.config import GenerateConfig, GenerateRequest
 from hvlite.lite.events import Event, StepDone, ignore
 from hvlite.lite.interrupt import StopFlag
 from hvlite.lite.job import run_generate
-from hvlite.lite.latents_file import read_latents
 from hvlite.lite.sampling import initial_latents
+from hvlite.lite.state.latents_file import read_latents
 from hvlite.quantize.convert import QuantizeOptions, run_quantize
 
 TIERS = ("resident", "host", "disk")

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from hvlite.lite.copy_queue import CudaDevice
-from hvlite.lite.host_memory import CudaPageLock, HostBuffer
-from hvlite.lite.streamed_blocks import StreamOptions
-from hvlite.lite.streamed_transformer import open_streamed_transformer
-from hvlite.lite.streaming import BlockStream
-from hvlite.lite.tiers import TierCounts
+from hvlite.lite.streaming.block_stream import BlockStream
+from hvlite.lite.streaming.copy_queue import CudaDevice
+from hvlite.lite.streaming.host_memory import CudaPageLock, HostBuffer
+from hvlite.lite.streaming.streamed_blocks import StreamOptions
+from hvlite.lite.streaming.streamed_transformer import open_streamed_transformer
+from hvlite.lite.streaming.tiers import TierCounts
 
 pytestmark = [
     pytest.mark.gpu,

@@ -8,13 +8,13 @@ import weakref
 import pytest
 import torch
 
-from hvlite.lite.block_files import open_block_files
-from hvlite.lite.copy_queue import CpuDevice
 from hvlite.lite.events import Note, ignore
-from hvlite.lite.host_memory import CudaPageLock, HostBuffer, HostMemory, bytes_of
-from hvlite.lite.streamed_blocks import StreamOptions
-from hvlite.lite.streamed_transformer import open_streamed_transformer
-from hvlite.lite.tiers import TierCounts, spread_tiers
+from hvlite.lite.streaming.block_files import open_block_files
+from hvlite.lite.streaming.copy_queue import CpuDevice
+from hvlite.lite.streaming.host_memory import CudaPageLock, HostBuffer, HostMemory, bytes_of
+from hvlite.lite.streaming.streamed_blocks import StreamOptions
+from hvlite.lite.streaming.streamed_transformer import open_streamed_transformer
+from hvlite.lite.streaming.tiers import TierCounts, spread_tiers
 from hvlite.quantize.format import open_hvlite_transformer
 
 OUT_OF_MEMORY = 2
@@ -133,7 +133,7 @@ def test_a_refusal_at_any_call(folder, latents_of, grants):
 
 def test_a_failure_while_loading_unlocks_everything(folder, monkeypatch):
     runtime = Runtime(grants=4)
-    monkeypatch.setattr("hvlite.lite.streamed_blocks.make_shell", lambda *_: 1 / 0)
+    monkeypatch.setattr("hvlite.lite.streaming.streamed_blocks.make_shell", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         open_streamed_transformer(
             folder("fp8"), torch.device("cpu"), torch.float32, tiers=TierCounts(2, 4, 2), queue=Device(runtime)

@@ -21,8 +21,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from hvlite.errors import CheckpointError
-from hvlite.lite import streaming
-from hvlite.lite.copy_queue import HAPPENED
+from hvlite.lite.streaming import block_stream
+from hvlite.lite.streaming.copy_queue import HAPPENED
 
 POISON = "poison"
 TORN = "torn"
@@ -251,7 +251,7 @@ CASES = {
 def test_no_interleaving_computes_with_wrong_weights(seed, **case):
     """Ten interleavings an example: 10,000 in all."""
     for turn in range(10):
-        simulate(streaming, seed + turn, **case)
+        simulate(block_stream, seed + turn, **case)
 
 
 def random_case(rng: random.Random) -> dict[str, float]:
@@ -330,12 +330,12 @@ def test_every_seeded_bug_is_caught(name, tmp_path):
 
 
 def mutated(old: str, new: str, folder: Path) -> ModuleType:
-    """lite/streaming.py with one place changed."""
-    text = Path(streaming.__file__).read_text(encoding="utf-8")
+    """lite/streaming/block_stream.py with one place changed."""
+    text = Path(block_stream.__file__).read_text(encoding="utf-8")
     assert text.count(old) == 1, f"the scheduler has no single {old!r} any more: change the list above"
     path = folder / "mutant.py"
     path.write_text(text.replace(old, new), encoding="utf-8")
-    spec = importlib.util.spec_from_file_location("hvlite.lite.streaming_mutant", path)
+    spec = importlib.util.spec_from_file_location("hvlite.lite.streaming.block_stream_mutant", path)
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
     try:

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import pytest
 import torch
 
-from hvlite.lite.streaming import BlockStream
-from hvlite.lite.tiers import TierCounts, spread_tiers
+from hvlite.lite.streaming.block_stream import BlockStream
+from hvlite.lite.streaming.tiers import TierCounts, spread_tiers
 
 EMPTY = torch.empty(0, dtype=torch.uint8)
 

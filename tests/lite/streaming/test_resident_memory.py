@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from hvlite.quantize.architecture import TransformerConfig
+from hvlite.quantize.readers.shapes import expected_transformer_shapes
 from hvlite.quantize.scheme import SCHEMES
-from hvlite.quantize.shapes import expected_transformer_shapes
 from hvlite.quantize.writer import file_order, make_header
 
 BLOCKS = 8
@@ -24,10 +24,10 @@ CHILD = """
 import json, sys
 from pathlib import Path
 import psutil, torch
-from hvlite.lite.block_files import BlockFile
-from hvlite.lite.copy_queue import CpuDevice
+from hvlite.lite.streaming.block_files import BlockFile
+from hvlite.lite.streaming.copy_queue import CpuDevice
 from hvlite.lite.events import ignore
-from hvlite.lite.streamed_blocks import StreamedBlocks, StreamOptions
+from hvlite.lite.streaming.streamed_blocks import StreamedBlocks, StreamOptions
 from hvlite.quantize.architecture import TransformerConfig
 from hvlite.quantize.scheme import SCHEMES
 

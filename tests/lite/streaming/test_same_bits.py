@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from hvlite.errors import CheckpointError, ConfigError
-from hvlite.lite.block_files import BlockFile
 from hvlite.lite.checkpoint import load_transformer
-from hvlite.lite.copy_queue import CpuDevice
-from hvlite.lite.streamed_blocks import StreamOptions
-from hvlite.lite.streamed_transformer import open_streamed_transformer
-from hvlite.lite.tiers import TierCounts
-from hvlite.lite.transformer_blocks import LoadedTransformer, ResidentBlocks
+from hvlite.lite.streaming.block_files import BlockFile
+from hvlite.lite.streaming.copy_queue import CpuDevice
+from hvlite.lite.streaming.streamed_blocks import StreamOptions
+from hvlite.lite.streaming.streamed_transformer import open_streamed_transformer
+from hvlite.lite.streaming.tiers import TierCounts
+from hvlite.lite.streaming.transformer_blocks import LoadedTransformer, ResidentBlocks
 from hvlite.quantize.convert import QuantizeOptions, run_quantize
 
 CPU = torch.device("cpu")

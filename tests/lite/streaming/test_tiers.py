@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hvlite.errors import ConfigError
-from hvlite.lite.tiers import TIER_CHOICES, TIERS, TierCounts, choose_tier, spread_tiers
+from hvlite.lite.streaming.tiers import TIER_CHOICES, TIERS, TierCounts, choose_tier, spread_tiers
 
 COUNTS = st.builds(TierCounts, st.integers(0, 40), st.integers(0, 40), st.integers(0, 40))
 

@@ -1,0 +1,1 @@
+"""The commands of `hvlite`, one file each; `cli.py` registers them."""

@@ -1,0 +1,98 @@
+"""`hvlite plan`: what a video takes on a card, before anything is downloaded or loaded."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from ..errors import MemoryLimitError
+from . import options as opt
+
+LIMITS = "Limits"
+
+PLAN_HELP = """Tell what fits where, before anything is loaded: memory, where the blocks live, time.
+
+hvlite plan --model hunyuan-video-fp8 --resolution 720p --gpu "RTX 4070"
+
+hvlite plan --model my-model --frames 65 --vram-limit 8GiB --ram-limit 16GiB --json
+
+Presets need no files: hunyuan-video-fp8, hunyuan-video-int8, hunyuan-video-bf16. Exit code 6: it does not fit; the plan
+names the nearest settings that do. Times are estimates from a table of cards."""
+
+Model = Annotated[
+    str | None,
+    typer.Option(
+        "--model",
+        metavar="PATH|PRESET",
+        help="Folder of a model, or a preset. Left out: the small model that ships.",
+        rich_help_panel=opt.MODEL,
+    ),
+]
+Gpu = Annotated[
+    str | None,
+    typer.Option(
+        "--gpu",
+        metavar="NAME",
+        help='Plan for a card you may not have: "RTX 4060 Ti 16GB", "H100". Left out: the one that is there.',
+        rich_help_panel=LIMITS,
+    ),
+]
+VramLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--vram-limit",
+        metavar="AMOUNT",
+        help="At most this much of the card's memory: 12GiB, 8000MiB.",
+        rich_help_panel=LIMITS,
+    ),
+]
+RamLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--ram-limit",
+        metavar="AMOUNT",
+        help="At most this much of the machine's memory (16GiB).",
+        rich_help_panel=LIMITS,
+    ),
+]
+Table = Annotated[
+    bool,
+    typer.Option(
+        "--table", metavar="", help="Official sizes by cards, as Markdown.", rich_help_panel=LIMITS, show_default=False
+    ),
+]
+
+
+def plan(
+    model: Model = None,
+    video_size: opt.VideoSize = None,
+    resolution: opt.Resolution = None,
+    aspect: opt.Aspect = None,
+    frames: opt.Frames = None,
+    steps: opt.Steps = None,
+    cfg_scale: opt.CfgScale = None,
+    gpu: Gpu = None,
+    vram_limit: VramLimit = None,
+    ram_limit: RamLimit = None,
+    tier: opt.Tier = "auto",
+    device: opt.Device = "auto",
+    table: Table = False,
+    json_lines: opt.JsonLines = False,
+    debug: opt.Debug = False,
+) -> None:
+    """See PLAN_HELP."""
+    given = dict(locals())
+    from ..lite.planning.request import PlanOptions, make_plan
+    from ..lite.planning.view import markdown_table, plan_json, plan_text
+
+    for name in ("table", "json_lines", "debug"):
+        given.pop(name)
+    if table:
+        typer.echo(markdown_table(model or "hunyuan-video-fp8"))
+        return
+    made = make_plan(PlanOptions(**given))
+    typer.echo(json.dumps(plan_json(made)) if json_lines else plan_text(made))
+    if not made.fits:
+        raise typer.Exit(MemoryLimitError.exit_code)

@@ -1,0 +1,1 @@
+"""Frames to files and back, behind `lite/video.py`."""

@@ -1,0 +1,102 @@
+"""From the options of `hvlite plan` to a plan: which model, which size, which machine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from ...errors import ConfigError
+from ...quantize.presets import PRESETS
+from ..card import OFFICIAL_CARD, ModelCard, demo_root, load_card
+from ..plan import plan_memory
+from ..request.sizes import check_frames, check_side, size_by_name
+from .gpus import Gpu, find_gpu
+from .limits import parse_bytes
+from .model import plan_model
+from .types import DEFAULT_RAM_LIMIT_BYTES, Machine, MemoryPlan, Work
+
+MAX_STEPS = 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlanOptions:
+    """What the command line says; None is not given."""
+
+    model: str | None = None
+    video_size: tuple[int, int] | None = None
+    resolution: str | None = None
+    aspect: str | None = None
+    frames: int | None = None
+    steps: int | None = None
+    cfg_scale: float | None = None
+    gpu: str | None = None
+    vram_limit: str | None = None
+    ram_limit: str | None = None
+    tier: str = "auto"
+    device: str = "auto"
+
+
+def make_plan(options: PlanOptions) -> MemoryPlan:
+    """The plan, whether it fits or not. Raises ConfigError and CheckpointError."""
+    card = _card(options.model)
+    work = _work(options, card)
+    machine = choose_machine(options)
+    return plan_memory(plan_model(options.model or demo_root()), work, machine, tier=options.tier)
+
+
+def _card(model: str | None) -> ModelCard:
+    if model in PRESETS:
+        return OFFICIAL_CARD
+    if model is not None and not Path(model).exists():
+        raise ConfigError(f"--model {model}: no such folder, and no preset", hint=f"presets: {', '.join(PRESETS)}")
+    return load_card(None if model is None else Path(model))
+
+
+def _work(options: PlanOptions, card: ModelCard) -> Work:
+    if options.video_size and (options.resolution or options.aspect):
+        raise ConfigError("--video-size says the size already", hint="leave --resolution and --aspect out")
+    height, width = options.video_size or size_by_name(card, options.resolution, options.aspect)
+    frames = card.frames if options.frames is None else options.frames
+    steps = card.steps if options.steps is None else options.steps
+    check_side("height", height)
+    check_side("width", width)
+    check_frames(frames)
+    if not 1 <= steps <= MAX_STEPS:
+        raise ConfigError(f"steps {steps}: must be from 1 to {MAX_STEPS}")
+    guided = options.cfg_scale is not None and options.cfg_scale > 1
+    return Work(height=height, width=width, frames=frames, steps=steps, guided=guided)
+
+
+def choose_machine(options: PlanOptions) -> Machine:
+    """The card named, else the one that is there, else (no limit given for one) the CPU."""
+    ram = DEFAULT_RAM_LIMIT_BYTES if options.ram_limit is None else parse_bytes("--ram-limit", options.ram_limit)
+    limit = None if options.vram_limit is None else parse_bytes("--vram-limit", options.vram_limit)
+    if options.device == "cpu":
+        if limit is not None or options.gpu is not None:
+            raise ConfigError("--device cpu: a CPU has no --gpu and no --vram-limit", hint="--ram-limit is its limit")
+        return Machine(vram_bytes=0, ram_bytes=ram)
+    gpu = find_gpu(options.gpu) if options.gpu else None if limit is not None else _present_gpu(options.device)
+    if gpu is None:
+        return Machine(vram_bytes=limit or 0, ram_bytes=ram)
+    return Machine(vram_bytes=min(gpu.memory_bytes, limit or gpu.memory_bytes), ram_bytes=ram, gpu=gpu)
+
+
+def _present_gpu(device: str) -> Gpu | None:
+    """The card of this machine with its own memory, and the table's rates where its name is in it."""
+    from ..device import probe_device
+
+    info = probe_device(device)
+    if not info.is_cuda:
+        return None
+    try:
+        known = find_gpu(info.name)
+    except ConfigError:
+        return Gpu(info.name, info.total_bytes, info.capability)
+    return Gpu(
+        info.name,
+        info.total_bytes,
+        info.capability,
+        known.bandwidth_bytes_per_s,
+        known.link_bytes_per_s,
+        known.tensor_flops,
+    )

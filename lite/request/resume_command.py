@@ -1,0 +1,50 @@
+"""The command that goes on with a run that was stopped, to be shown to the person who stopped it."""
+
+from __future__ import annotations
+
+from ..card import ModelCard
+from ..config import GenerateRequest
+
+
+def resume_command(request: GenerateRequest, card: ModelCard) -> list[str]:
+    """The words of a command line with the settings of `request`; those that the model's card gives are left out."""
+    return ["hvlite", "generate", *_settings(request, card), *_places(request), "--resume"]
+
+
+def _settings(request: GenerateRequest, card: ModelCard) -> list[str]:
+    config = request.config
+    words = [f"--prompt={config.prompt}"]
+    if (config.height, config.width) != (card.height, card.width):
+        words += ["--video-size", str(config.height), str(config.width)]
+    for option, value, default in (
+        ("--frames", config.frames, card.frames),
+        ("--steps", config.steps, card.steps),
+        ("--guidance", config.guidance_scale, card.guidance_scale),
+        ("--flow-shift", config.flow_shift, card.flow_shift),
+        ("--cfg-scale", config.cfg_scale, 1.0),
+        ("--fps", config.fps, card.fps),
+        ("--seed", config.seed, None),
+    ):
+        words += [] if value == default else [option, str(value)]
+    words += [] if config.negative_prompt is None else [f"--neg-prompt={config.negative_prompt}"]
+    words += [] if config.flow_reverse else ["--no-flow-reverse"]
+    return words + ([] if config.vae_tiling else ["--no-vae-tiling"])
+
+
+def _places(request: GenerateRequest) -> list[str]:
+    words = [f"--output={request.output}"]
+    for option, value in (
+        ("--model", request.model),
+        ("--dit-weight", request.dit_weight),
+        ("--model-config", request.model_config_file),
+        ("--precision", request.precision),
+        ("--preview-every", request.preview_every),
+        ("--threads", request.threads),
+    ):
+        words += [] if value is None else [f"{option}={value}"]
+    encoding = request.encoding
+    words += ["--png"] if encoding.kind == "png" else []
+    words += [] if encoding.kind != "h264" or encoding.crf == 17 else ["--crf", str(encoding.crf)]
+    words += ["--keep-latents"] if request.keep_latents else []
+    words += [] if request.tier == "auto" else [f"--tier={request.tier}"]
+    return words + ([] if request.device == "auto" else [f"--device={request.device}"])

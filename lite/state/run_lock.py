@@ -1,0 +1,85 @@
+"""One process per state folder: an advisory lock that the kernel lets go when the process dies, however it dies."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from pathlib import Path
+
+from ...errors import ConfigError
+from ...files import make_folder, remove_file, write_error
+
+LOCK_NAME = "lock"
+_FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
+
+
+class RunLock:
+    """A held lock on a folder; the file inside names the process."""
+
+    def __init__(self, path: Path, fd: int) -> None:
+        self._path = path
+        self._fd = fd
+
+    @classmethod
+    def take(cls, folder: Path) -> RunLock:
+        """Make the folder and lock it. ConfigError where another run holds it, DiskError where it cannot be made."""
+        path = folder / LOCK_NAME
+        while True:
+            fd = _open_locked(path)
+            # The last holder removes the file when it is done: a lock on a removed file would protect nothing.
+            if _is_still(path, fd):
+                _sign(path, fd)
+                return cls(path, fd)
+            os.close(fd)
+
+    def release(self, *, remove: bool = False) -> None:
+        """Let go; `remove` takes the file away first. A second call does nothing."""
+        fd, self._fd = self._fd, -1
+        if fd < 0:
+            return
+        try:
+            if remove:
+                remove_file(self._path)
+        finally:
+            with contextlib.suppress(OSError):  # closed all the same, and with it the lock is gone
+                os.close(fd)
+
+
+def _open_locked(path: Path) -> int:
+    make_folder(path.parent)
+    try:
+        fd = os.open(path, _FLAGS, 0o666)
+    except OSError as error:
+        raise write_error(path, error) from error
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        holder = os.read(fd, 20).decode("ascii", "replace")
+        os.close(fd)
+        raise ConfigError(
+            f"{path.parent} is in use by another run (process {holder})", hint="wait for it, or choose another --output"
+        ) from None
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+        raise write_error(path, error) from error
+    return fd
+
+
+def _sign(path: Path, fd: int) -> None:
+    """Name this process in the file."""
+    try:
+        os.ftruncate(fd, 0)
+        os.write(fd, str(os.getpid()).encode())
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            os.close(fd)
+        raise write_error(path, error) from error
+
+
+def _is_still(path: Path, fd: int) -> bool:
+    try:
+        return os.path.samestat(os.stat(path), os.fstat(fd))
+    except FileNotFoundError:
+        return False
