@@ -126,6 +126,7 @@ class GenerateRequest:
     `resume`: True goes on from `<output>.hvlite/`, False starts anew over it, None refuses where one lies.
     `model_config`: official transformer field names and values, winning over what lies beside the weights;
     `model_config_file` is where they were read, for messages. `tier`: where the transformer's blocks are.
+    `vram_limit_bytes`, `ram_limit_bytes`: caps, see `pipeline.load`.
     """
 
     config: GenerateConfig
@@ -143,6 +144,8 @@ class GenerateRequest:
     threads: int | None = None
     model_config_file: Path | None = None
     tier: str = "auto"
+    vram_limit_bytes: int | None = None
+    ram_limit_bytes: int | None = None
 
     def __post_init__(self) -> None:
         if self.force and self.resume:
@@ -175,6 +178,8 @@ class DecodeRequest:
     precision: str | None = None
     device: str = "auto"
     threads: int | None = None
+    vram_limit_bytes: int | None = None
+    ram_limit_bytes: int | None = None
 
     def __post_init__(self) -> None:
         _check_running(self.precision, self.device, self.threads)

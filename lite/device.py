@@ -64,6 +64,12 @@ def choose_dtypes(info: DeviceInfo, precision: str | None = None) -> Dtypes:
     return Dtypes(transformer=transformer, vae=torch.float16, text=torch.float16)
 
 
+def cap_device_memory(info: DeviceInfo, nbytes: int) -> None:
+    """Let torch allocate at most `nbytes` on a CUDA device from now on: more is an out-of-memory error, not a spill."""
+    if info.is_cuda:
+        torch.cuda.set_per_process_memory_fraction(min(1.0, max(0, nbytes) / info.total_bytes), info.device)
+
+
 @contextmanager
 def memory_errors(doing: str) -> Iterator[None]:
     """Turns an allocation that failed into MemoryLimitError; `doing` says in which stage."""

@@ -48,6 +48,8 @@ class GenerateOptions:
     device: str = "auto"
     threads: int | None = None
     tier: str = "auto"
+    vram_limit: str | None = None
+    ram_limit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,8 @@ class RerunOptions:
     device: str = "auto"
     threads: int | None = None
     tier: str = "auto"
+    vram_limit: str | None = None
+    ram_limit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -91,3 +95,5 @@ class DecodeOptions:
     precision: str | None = None
     device: str = "auto"
     threads: int | None = None
+    vram_limit: str | None = None
+    ram_limit: str | None = None

@@ -13,6 +13,7 @@ from ..config import DecodeRequest, GenerateConfig, GenerateRequest
 from ..fingerprint import model_fingerprint
 from ..output.encoding import VideoEncoding
 from ..output.video_read import describe_existing, read_settings
+from ..planning.limits import parse_limit
 from ..state.latents_file import read_latents_note
 from .model_choice import choose_model
 from .naming import STATE_SUFFIX
@@ -45,6 +46,8 @@ def prepare_rerun(options: RerunOptions) -> Prepared:
         device=options.device,
         threads=options.threads,
         tier=options.tier,
+        vram_limit_bytes=parse_limit("--vram-limit", options.vram_limit),
+        ram_limit_bytes=parse_limit("--ram-limit", options.ram_limit),
     )
     fingerprint = model_fingerprint(choice.files, request.model_config)
     _check_same_model(settings, fingerprint, options.video)
@@ -78,6 +81,8 @@ def prepare_decode(options: DecodeOptions) -> DecodeRequest:
         device=options.device,
         precision=options.precision,
         threads=options.threads,
+        vram_limit_bytes=parse_limit("--vram-limit", options.vram_limit),
+        ram_limit_bytes=parse_limit("--ram-limit", options.ram_limit),
     )
     _check_same_model(note.settings, model_fingerprint(choice.files, request.model_config), options.latents)
     check_output(request.output, config, encoding)
