@@ -73,6 +73,7 @@ def generate(
     vae_tiling: opt.VaeTiling = True,
     precision: opt.Precision = None,
     device: opt.Device = "auto",
+    wait: opt.Wait = True,
     tier: opt.Tier = "auto",
     threads: opt.Threads = None,
     json_lines: opt.JsonLines = False,
