@@ -127,6 +127,7 @@ class GenerateRequest:
     `model_config`: official transformer field names and values, winning over what lies beside the weights;
     `model_config_file` is where they were read, for messages. `tier`: where the transformer's blocks are.
     `vram_limit_bytes`, `ram_limit_bytes`: caps, see `pipeline.load`.
+    `wait`: for a graphics card that another run has, instead of refusing.
     """
 
     config: GenerateConfig
@@ -141,6 +142,7 @@ class GenerateRequest:
     preview_every: int | None = None
     precision: str | None = None
     device: str = "auto"
+    wait: bool = True
     threads: int | None = None
     model_config_file: Path | None = None
     tier: str = "auto"
@@ -177,6 +179,7 @@ class DecodeRequest:
     tiled: bool = True
     precision: str | None = None
     device: str = "auto"
+    wait: bool = True
     threads: int | None = None
     vram_limit_bytes: int | None = None
     ram_limit_bytes: int | None = None

@@ -46,6 +46,7 @@ class GenerateOptions:
     vae_tiling: bool = True
     precision: str | None = None
     device: str = "auto"
+    wait: bool = True
     threads: int | None = None
     tier: str = "auto"
     vram_limit: str | None = None
@@ -70,6 +71,7 @@ class RerunOptions:
     use_fp8: bool = False
     precision: str | None = None
     device: str = "auto"
+    wait: bool = True
     threads: int | None = None
     tier: str = "auto"
     vram_limit: str | None = None
@@ -94,6 +96,7 @@ class DecodeOptions:
     vae_tiling: bool = True
     precision: str | None = None
     device: str = "auto"
+    wait: bool = True
     threads: int | None = None
     vram_limit: str | None = None
     ram_limit: str | None = None

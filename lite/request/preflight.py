@@ -177,6 +177,7 @@ def _request(
         preview_every=DEFAULT_PREVIEW_EVERY if options.preview and every is None else every,
         precision=options.precision,
         device=options.device,
+        wait=options.wait,
         threads=options.threads,
         tier=options.tier,
         vram_limit_bytes=parse_limit("--vram-limit", options.vram_limit),
