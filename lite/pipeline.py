@@ -16,21 +16,20 @@ from torch import Tensor
 
 from .. import __version__
 from ..quantize.source import locate
+from .arrangement import Arrangement
 from .card import demo_root, load_card
 from .config import GenerateConfig
 from .device import choose_dtypes, memory_errors, probe_device
 from .events import Listener, ignore
 from .fingerprint import model_fingerprint
-from .models.chunked import DEFAULT_TOKEN_CHUNK
+from .guidance import Conditioning
 from .models.vae_lean import decode_lean
 from .models.vae_tiles import decode_chunks
 from .output.encoding import VideoEncoding
 from .parts import ModelParts
-from .sampling import Predict, Schedule, denoise, flow_schedule, guidance_input, initial_latents
-from .streaming.transformer_blocks import LoadedTransformer
-from .text import PromptEmbeds
+from .recovery.steps import OnNonfinite, RecoveringSteps
+from .sampling import initial_latents
 from .tiling import TileSpec
-from .velocity import Velocity
 from .video import frames_to_uint8, write_video
 
 
@@ -49,19 +48,12 @@ class Video:
         return Path(path)
 
 
-@dataclass(frozen=True)
-class Conditioning:
-    """What the prompt says to the transformer. `negative` is None where classifier-free guidance is off."""
-
-    positive: PromptEmbeds
-    negative: PromptEmbeds | None = None
-
-
 class Pipeline:
     """A model and how to run it."""
 
-    def __init__(self, parts: ModelParts) -> None:
+    def __init__(self, parts: ModelParts, *, on_nonfinite: OnNonfinite = "stop") -> None:
         self.parts = parts
+        self.on_nonfinite: OnNonfinite = on_nonfinite
         self.card = parts.card
         self.fingerprint = model_fingerprint(parts.files, parts.model_config)
 
@@ -92,9 +84,15 @@ class Pipeline:
         self, config: GenerateConfig, conditioning: Conditioning, latents: Tensor, *, start: int = 0
     ) -> Iterator[tuple[int, Tensor]]:
         """Noise to latents, from `start` steps done: yields (steps done, latents [1, 16, T, H, W] fp32)."""
-        with memory_errors("denoising"), torch.no_grad(), self.parts.transformer() as transformer:
-            predict = guided(transformer, conditioning, config)
-            yield from denoise(predict, latents.to(transformer.device), schedule_of(config), start=start)
+        arrangement = Arrangement(tiers=self.parts.default_tiers())
+        with (
+            memory_errors("denoising"),
+            torch.no_grad(),
+            RecoveringSteps(
+                self.parts, conditioning, config, arrangement=arrangement, on_nonfinite=self.on_nonfinite
+            ) as steps,
+        ):
+            yield from steps.run(latents, start)
 
     def decode(self, latents: Tensor, *, tiled: bool = True, lean: bool = False) -> Iterator[Tensor]:
         """Latents as the transformer left them [1, 16, T, H, W] to frames: uint8 chunks [f, H, W, 3] on the CPU.
@@ -126,35 +124,10 @@ class Pipeline:
         }
 
 
-def guided(transformer: LoadedTransformer, conditioning: Conditioning, config: GenerateConfig) -> Predict:
-    """The model's prediction as a function of latents and step, with classifier-free guidance where it is on."""
-    timesteps = schedule_of(config).timesteps
-    guidance = guidance_input(config.guidance_scale, transformer.dtype) if transformer.config.guidance_embed else None
-
-    def velocity(embeds: PromptEmbeds) -> Velocity:
-        return Velocity(transformer, embeds, timesteps, guidance, token_chunk=DEFAULT_TOKEN_CHUNK)
-
-    positive = velocity(conditioning.positive)
-    if conditioning.negative is None:
-        return positive
-    negative = velocity(conditioning.negative)
-
-    def predict(latents: Tensor, step: int) -> Tensor:
-        away = negative(latents, step)
-        return away + config.cfg_scale * (positive(latents, step) - away)
-
-    return predict
-
-
 def whole_tile(latents: Tensor) -> TileSpec:
     """One tile of the size of the latents."""
     frames, height, width = latents.shape[2:]
     return TileSpec(frames=frames, height=height, width=width, overlap=0.0)
-
-
-def schedule_of(config: GenerateConfig) -> Schedule:
-    """The sigmas and timesteps of a config."""
-    return flow_schedule(config.steps, config.flow_shift, reverse=config.flow_reverse)
 
 
 def load(
