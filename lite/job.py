@@ -18,9 +18,11 @@ from torch import Tensor
 from ..errors import ConfigError, InterruptedRunError
 from .config import DecodeRequest, GenerateConfig, GenerateRequest
 from .events import Finished, Listener, Note, stage
+from .guidance import Conditioning
 from .interrupt import StopFlag
 from .output.preview import write_preview
-from .pipeline import Conditioning, Pipeline, load
+from .pipeline import Pipeline, load
+from .recovery.steps import OnNonfinite
 from .sampling import initial_latents
 from .state.latents_file import read_latents
 from .state.run_state import RunState
@@ -53,6 +55,7 @@ def run_generate(request: GenerateRequest, on_event: Listener, stop: StopFlag) -
         dit_weight=request.dit_weight,
         config=request.model_config,
         tier=request.tier,
+        on_nonfinite=_on_nonfinite(request),
         on_event=on_event,
     )
     _note_precision(request, pipeline, on_event)
@@ -84,6 +87,8 @@ def run_decode(request: DecodeRequest, on_event: Listener, stop: StopFlag) -> Ru
         precision=request.precision,
         dit_weight=request.dit_weight,
         config=request.model_config,
+        on_nonfinite=_on_nonfinite(request),
+        on_event=on_event,
     )
     if settings.get("model_fingerprint") not in (None, pipeline.fingerprint):
         raise ConfigError(
@@ -94,7 +99,8 @@ def run_decode(request: DecodeRequest, on_event: Listener, stop: StopFlag) -> Ru
         settings = {**settings, "fps": request.fps}
     go_on = f"hvlite decode {shlex.quote(str(request.latents))}"
     kept = f"{request.latents} is as it was"
-    chunks = _watched(pipeline.decode(latents, tiled=request.tiled), latents, on_event, stop, kept, go_on)
+    frames = pipeline.decode(latents, tiled=request.tiled, one_colour=True)
+    chunks = _watched(frames, latents, on_event, stop, kept, go_on)
     write_video(
         request.output,
         chunks,
@@ -204,6 +210,11 @@ def _watched(
             if stop.requested and done < total:
                 raise _stopped(f"after frame {done} of {total}", kept, go_on)
         report.detail = f"{total} frames"
+
+
+def _on_nonfinite(request: GenerateRequest | DecodeRequest) -> OnNonfinite:
+    """The request's word for it, as a type; the request has checked it."""
+    return "retry" if request.on_nonfinite == "retry" else "stop"
 
 
 def _stopped(where: str, kept: str, go_on: str) -> InterruptedRunError:

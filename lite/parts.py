@@ -118,7 +118,7 @@ class ModelParts:
                 dtype,
                 config=self.model_config,
                 tier=self.tier,
-                tiers=arrangement and arrangement.tiers,
+                tiers=None if arrangement is None else arrangement.tiers,
                 options=StreamOptions(arithmetic=computation.arithmetic),
                 on_event=self.on_event,
             )

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,21 +14,24 @@ import torch
 from torch import Tensor
 
 from .. import __version__
+from ..errors import NonFiniteError
 from ..quantize.source import locate
 from .arrangement import Arrangement
 from .card import demo_root, load_card
 from .config import GenerateConfig
 from .device import choose_dtypes, memory_errors, probe_device
-from .events import Listener, ignore
+from .events import Listener, Note, ignore
 from .fingerprint import model_fingerprint
 from .guidance import Conditioning
-from .models.vae_lean import decode_lean
 from .models.vae_tiles import decode_chunks
 from .output.encoding import VideoEncoding
 from .parts import ModelParts
+from .recovery.rungs import TileWay
 from .recovery.steps import OnNonfinite, RecoveringSteps
+from .recovery.tiles import RecoveringTiles
+from .recovery.watchdog import frames_fault
 from .sampling import initial_latents
-from .tiling import TileSpec
+from .tiling import TileSpec, tile_names
 from .video import frames_to_uint8, write_video
 
 
@@ -94,23 +96,42 @@ class Pipeline:
         ):
             yield from steps.run(latents, start)
 
-    def decode(self, latents: Tensor, *, tiled: bool = True, lean: bool = False) -> Iterator[Tensor]:
+    def decode(
+        self, latents: Tensor, *, tiled: bool = True, lean: bool = False, one_colour: bool = False
+    ) -> Iterator[Tensor]:
         """Latents as the transformer left them [1, 16, T, H, W] to frames: uint8 chunks [f, H, W, 3] on the CPU.
 
         `tiled` is the official geometry, one temporal tile in memory at a time; else the whole video at once. `lean`
-        decodes each tile in chunks of time: the same pixels up to rounding, less memory, more time.
+        decodes each tile in chunks of time: the same pixels up to rounding, less memory, more time. A tile that runs
+        out of memory is redone in less. NonFiniteError, naming the tile, for pixels that are none, and for frames of a
+        single colour unless `one_colour` lets them pass with a warning.
         """
         with memory_errors("decoding"), torch.no_grad(), self.parts.vae() as vae:
             latents = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor
-            decode_tile = partial(decode_lean, vae) if lean else vae.decode_tile
+            tile = vae.official_tile if tiled else whole_tile(latents)
             # Tiles leave the device as they are made: a row of them at 720p is 180 MB, and they are blended by rows.
-            chunks = decode_chunks(
-                lambda part: decode_tile(part).cpu(),
-                latents,
-                vae.official_tile if tiled else whole_tile(latents),
+            decode_tile = RecoveringTiles(
+                vae,
+                tile_names(latents.shape[2:], tile),
+                way=TileWay(lean=lean),
+                on_nonfinite=self.on_nonfinite,
+                on_event=self.parts.on_event,
             )
-            for chunk in chunks:
-                yield frames_to_uint8(chunk)
+            for chunk in decode_chunks(decode_tile, latents, tile):
+                frames = frames_to_uint8(chunk)
+                self._check_frames(frames, one_colour)
+                yield frames
+
+    def _check_frames(self, frames: Tensor, one_colour: bool) -> None:
+        fault = frames_fault(frames)
+        if fault is None:
+            return
+        said = f"{frames.shape[0]} frames in a row are {fault}"
+        if not one_colour:
+            raise NonFiniteError(
+                said, hint="the latents are kept; where the video is meant to be so, `hvlite decode` writes it"
+            )
+        self.parts.on_event(Note("warning", said))
 
     def settings(self, config: GenerateConfig) -> dict[str, Any]:
         """Everything that made a video, as plain JSON: the config, the model and the arithmetic."""
@@ -139,6 +160,7 @@ def load(
     config: Mapping[str, Any] | None = None,
     keep_loaded: bool = False,
     tier: str = "auto",
+    on_nonfinite: OnNonfinite = "stop",
     on_event: Listener = ignore,
 ) -> Pipeline:
     """A pipeline for a model folder (official, diffusers, hvlite); None is the model that ships with hvlite.
@@ -146,8 +168,9 @@ def load(
     `device`: auto, cpu or cuda. `precision` of the transformer on a GPU: bf16 (default), fp16, fp32; a CPU computes
     in fp32. `dit_weight`: another file for the transformer. `config`: official transformer field names, winning over
     a config.json. `keep_loaded` keeps the parts in memory between videos. `tier` says where the transformer's blocks
-    are: resident on the device, or streamed from host or disk, which needs an hvlite folder. `on_event` is told what
-    the user should know. No weight is read yet.
+    are: resident on the device, or streamed from host or disk, which needs an hvlite folder. `on_nonfinite`: whether a
+    step or tile that gives no numbers stops the run or is repeated in fp32. `on_event` is told what the user should
+    know. No weight is read yet.
     """
     root = demo_root() if path is None else Path(path)
     info = probe_device(device)
@@ -161,4 +184,4 @@ def load(
         tier=tier,
         on_event=on_event,
     )
-    return Pipeline(parts)
+    return Pipeline(parts, on_nonfinite=on_nonfinite)

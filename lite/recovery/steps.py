@@ -149,4 +149,4 @@ class RecoveringSteps:
         kept = "the latents before this step are kept"
         if higher is not None:
             return f"{kept}: go on with --resume --on-nonfinite retry, which repeats such a step in {higher}"
-        return f"{kept}; {PRECISE} is the highest there is; hvlite verify finds damaged weights"
+        return f"{kept}; nothing is higher than {PRECISE}: hvlite verify finds damaged weights"

@@ -48,6 +48,7 @@ class GenerateOptions:
     device: str = "auto"
     threads: int | None = None
     tier: str = "auto"
+    on_nonfinite: str = "stop"
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class RerunOptions:
     device: str = "auto"
     threads: int | None = None
     tier: str = "auto"
+    on_nonfinite: str = "stop"
 
 
 @dataclass(frozen=True)
@@ -91,3 +93,4 @@ class DecodeOptions:
     precision: str | None = None
     device: str = "auto"
     threads: int | None = None
+    on_nonfinite: str = "stop"

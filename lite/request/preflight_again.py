@@ -45,6 +45,7 @@ def prepare_rerun(options: RerunOptions) -> Prepared:
         device=options.device,
         threads=options.threads,
         tier=options.tier,
+        on_nonfinite=options.on_nonfinite,
     )
     fingerprint = model_fingerprint(choice.files, request.model_config)
     _check_same_model(settings, fingerprint, options.video)
@@ -78,6 +79,7 @@ def prepare_decode(options: DecodeOptions) -> DecodeRequest:
         device=options.device,
         precision=options.precision,
         threads=options.threads,
+        on_nonfinite=options.on_nonfinite,
     )
     _check_same_model(note.settings, model_fingerprint(choice.files, request.model_config), options.latents)
     check_output(request.output, config, encoding)
