@@ -74,6 +74,7 @@ def generate(
     precision: opt.Precision = None,
     device: opt.Device = "auto",
     wait: opt.Wait = True,
+    on_nonfinite: opt.OnNonfinite = "stop",
     vram_limit: opt.VramLimit = None,
     ram_limit: opt.RamLimit = None,
     tier: opt.Tier = "auto",

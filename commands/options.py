@@ -295,6 +295,15 @@ RamLimit = Annotated[
         rich_help_panel=LIMITS,
     ),
 ]
+OnNonfinite = Annotated[
+    str,
+    typer.Option(
+        "--on-nonfinite",
+        metavar="stop|retry",
+        help="When a step or a tile gives NaN: stop, or repeat it in fp32.",
+        rich_help_panel=RUNNING,
+    ),
+]
 Threads = Annotated[
     int | None, typer.Option("--threads", metavar="N", help="Threads of the CPU.", rich_help_panel=RUNNING)
 ]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import prod
 
 from ..quantize.source import ModelFiles, open_vae
 from .config import GenerateConfig
+from .models.chunked import DEFAULT_TOKEN_CHUNK
 from .planning.decode import VaeSizes
 from .planning.refusal import decode_refusal, refusal
 from .planning.stages import choose_decode, decode_stage
-from .planning.types import Machine, MemoryPlan, Work, fits_device
+from .planning.types import PINNED_LIMIT_BYTES, Machine, MemoryPlan, Work, fits_device
 from .streaming.tiers import TierCounts
 from .tiling import SPACE_RATIO, TIME_RATIO, TileSpec
 
@@ -20,17 +21,18 @@ from .tiling import SPACE_RATIO, TIME_RATIO, TileSpec
 class Arrangement:
     """What may change between two steps or two tiles without changing what is asked for.
 
-    `blocks`: where the transformer's blocks are. `token_chunk`: tokens that go through a block's layers at a time.
+    `tiers`: where the transformer's blocks are; None for a model whose blocks cannot be streamed. `token_chunk`: tokens
+    that go through a block's layers at a time.
     `tile`: of the decode, in latent units; `lean_decode` decodes each in chunks of time. `text_by_layer`: one layer of
     the language model on the device at a time. `pinned_limit_bytes`: of host memory that may be page-locked.
     """
 
-    blocks: TierCounts
-    token_chunk: int
-    tile: TileSpec
-    lean_decode: bool
-    text_by_layer: bool
-    pinned_limit_bytes: int
+    tiers: TierCounts | None = None
+    token_chunk: int = DEFAULT_TOKEN_CHUNK
+    tile: TileSpec = field(default_factory=TileSpec)
+    lean_decode: bool = False
+    text_by_layer: bool = False
+    pinned_limit_bytes: int = PINNED_LIMIT_BYTES
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,12 @@ def work_of(config: GenerateConfig) -> Work:
     )
 
 
-def accepted(plan: MemoryPlan) -> Arrangement:
+def accepted(plan: MemoryPlan, *, streamable: bool) -> Arrangement:
     """The arrangement of a plan that fits; MemoryLimitError for one that does not."""
     if not plan.fits:
         raise refusal(plan)
     return Arrangement(
-        blocks=plan.blocks,
+        tiers=plan.blocks if streamable else None,
         token_chunk=plan.token_chunk,
         tile=plan.tile,
         lean_decode=plan.lean_decode,

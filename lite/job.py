@@ -19,10 +19,12 @@ from ..errors import ConfigError, InterruptedRunError
 from .arrangement import Arrangement, DecodeArrangement, accepted
 from .config import DecodeRequest, GenerateConfig, GenerateRequest
 from .events import Finished, Listener, Note, Planned, stage
+from .guidance import Conditioning
 from .interrupt import StopFlag
 from .output.preview import write_preview
-from .pipeline import Conditioning, Pipeline, load
+from .pipeline import Pipeline, load
 from .planning.view import plan_json, plan_line
+from .recovery.steps import OnNonfinite
 from .sampling import initial_latents
 from .state.latents_file import read_latents
 from .state.run_state import RunState
@@ -51,7 +53,7 @@ def run_generate(request: GenerateRequest, on_event: Listener, stop: StopFlag) -
     pipeline = open_pipeline(request, on_event)
     _note_precision(request, pipeline, on_event)
     plan = pipeline.plan(request.config)
-    arrangement = accepted(plan)
+    arrangement = accepted(plan, streamable=pipeline.parts.is_streamable)
     on_event(Planned(plan_line(plan), plan_json(plan)))
     settings = pipeline.settings(request.config)
     with RunState.open(request.output) as state:
@@ -80,6 +82,7 @@ def open_pipeline(request: GenerateRequest | DecodeRequest, on_event: Listener) 
         tier=request.tier if isinstance(request, GenerateRequest) else "auto",
         vram_limit_bytes=request.vram_limit_bytes,
         ram_limit_bytes=request.ram_limit_bytes,
+        on_nonfinite=_on_nonfinite(request),
         on_event=on_event,
     )
 
@@ -101,7 +104,8 @@ def run_decode(request: DecodeRequest, on_event: Listener, stop: StopFlag) -> Ru
     go_on = f"hvlite decode {shlex.quote(str(request.latents))}"
     kept = f"{request.latents} is as it was"
     arrangement = pipeline.arrange_decode(latents, tiled=request.tiled)
-    chunks = _watched(pipeline.decode(latents, arrangement), latents, on_event, stop, kept, go_on)
+    frames = pipeline.decode(latents, arrangement, one_colour=True)
+    chunks = _watched(frames, latents, on_event, stop, kept, go_on)
     write_video(
         request.output,
         chunks,
@@ -215,6 +219,11 @@ def _watched(
             if stop.requested and done < total:
                 raise _stopped(f"after frame {done} of {total}", kept, go_on)
         report.detail = f"{total} frames"
+
+
+def _on_nonfinite(request: GenerateRequest | DecodeRequest) -> OnNonfinite:
+    """The request's word for it, as a type; the request has checked it."""
+    return "retry" if request.on_nonfinite == "retry" else "stop"
 
 
 def _stopped(where: str, kept: str, go_on: str) -> InterruptedRunError:

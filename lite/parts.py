@@ -4,23 +4,41 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 
 from ..quantize.source import ModelFiles
+from .arrangement import Arrangement
 from .card import ModelCard
 from .checkpoint import load_transformer, load_vae
 from .device import DeviceInfo, Dtypes
 from .events import Listener, ignore
+from .models.linear import Arithmetic
 from .models.vae import AutoencoderKLCausal3D
-from .streaming.streamed_blocks import PINNED_LIMIT_BYTES, StreamOptions
+from .streaming.streamed_blocks import StreamOptions
 from .streaming.streamed_transformer import open_streamed_transformer
 from .streaming.tiers import TierCounts
 from .streaming.transformer_blocks import LoadedTransformer, ResidentBlocks
 from .text import TextEncoders, load_text_encoders
 
 Part = TypeVar("Part")
+
+
+@dataclass(frozen=True)
+class Computation:
+    """How a transformer computes: the dtype of its activations, and how it multiplies with quantized weights."""
+
+    dtype: torch.dtype
+    arithmetic: Arithmetic = "dequantize"
+
+    def __str__(self) -> str:
+        name = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[self.dtype]
+        return name if self.arithmetic == "dequantize" else f"{name}, {self.arithmetic}"
+
+
+PRECISE = Computation(torch.float32)
 
 
 class ModelParts:
@@ -45,6 +63,11 @@ class ModelParts:
         self._keep_loaded = keep_loaded
 
     @property
+    def computation(self) -> Computation:
+        """How the transformer computes."""
+        return Computation(self.dtypes.transformer)
+
+    @property
     def is_streamable(self) -> bool:
         """Whether the transformer's blocks are files of their own: it is that of an hvlite folder."""
         transformer = self.files.transformer
@@ -61,46 +84,58 @@ class ModelParts:
         )
 
     def transformer(
-        self, blocks: TierCounts | None = None, *, pinned_limit_bytes: int = PINNED_LIMIT_BYTES
+        self, arrangement: Arrangement | None = None, *, precise: bool = False
     ) -> AbstractContextManager[LoadedTransformer]:
-        """The transformer, its blocks in the tiers of `blocks`; None: all resident, the only way for one not cut up."""
-        options = StreamOptions(pinned_limit_bytes=pinned_limit_bytes)
-        return self._part("transformer", (blocks, options), lambda: self._load_transformer(blocks, options))
+        """The transformer, its blocks in the tiers of `arrangement`. `precise`: in the higher precision, never kept."""
+        laid_out = arrangement or Arrangement()
+        computation = PRECISE if precise else self.computation
+        layout = (laid_out.tiers, laid_out.pinned_limit_bytes, computation)
+        return self._part(
+            "transformer", layout, lambda: self._load_transformer(laid_out, computation), keep=not precise
+        )
 
     def vae(self) -> AbstractContextManager[AutoencoderKLCausal3D]:
         """The VAE."""
         return self._part("vae", None, lambda: load_vae(self.files, self.device.device, self.dtypes.vae))
 
-    def _load_transformer(self, blocks: TierCounts | None, options: StreamOptions) -> LoadedTransformer:
-        device, dtype = self.device.device, self.dtypes.transformer
+    def forget(self, name: str) -> None:
+        """Let a part go that was kept for the next video."""
+        if name in self._kept:
+            self._let_go(self._kept.pop(name)[1])
+
+    def _load_transformer(self, arrangement: Arrangement, computation: Computation) -> LoadedTransformer:
+        device, dtype = self.device.device, computation.dtype
         if self.is_streamable:
             loaded = open_streamed_transformer(
                 self.files,
                 device,
                 dtype,
                 config=self.model_config,
-                tiers=blocks,
-                options=options,
+                tiers=arrangement.tiers,
+                options=StreamOptions(
+                    pinned_limit_bytes=arrangement.pinned_limit_bytes, arithmetic=computation.arithmetic
+                ),
                 on_event=self.on_event,
             )
         else:
-            model = load_transformer(self.files, device, dtype, self.model_config)
+            model = load_transformer(self.files, device, dtype, self.model_config, computation.arithmetic)
             loaded = LoadedTransformer(model, ResidentBlocks(model))
         self.tiers = loaded.blocks.tiers
         return loaded
 
     @contextmanager
-    def _part(self, name: str, layout: object, load: Callable[[], Part]) -> Iterator[Part]:
+    def _part(self, name: str, layout: object, load: Callable[[], Part], *, keep: bool = True) -> Iterator[Part]:
         """A part laid out as `layout` says; a kept one that is laid out otherwise goes first."""
+        keep = keep and self._keep_loaded
         if name in self._kept and self._kept[name][0] != layout:
-            self._let_go(self._kept.pop(name)[1])
+            self.forget(name)
         part = self._kept[name][1] if name in self._kept else load()
-        if self._keep_loaded:
+        if keep:
             self._kept[name] = layout, part
         try:
             yield part
         finally:
-            if not self._keep_loaded:
+            if not keep:
                 self._let_go(part)
             del part
             self._empty_cache()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,15 @@ import torch
 from torch import Tensor
 
 from .. import __version__
+from ..errors import NonFiniteError
 from ..quantize.source import locate
 from .arrangement import Arrangement, DecodeArrangement, accepted, plan_decode, work_of
 from .card import demo_root, load_card
 from .config import GenerateConfig
 from .device import cap_device_memory, choose_dtypes, memory_errors, probe_device
-from .events import Listener, ignore
+from .events import Listener, Note, ignore
 from .fingerprint import model_fingerprint
-from .models.vae_lean import decode_lean
+from .guidance import Conditioning
 from .models.vae_tiles import decode_chunks
 from .output.encoding import VideoEncoding
 from .parts import ModelParts
@@ -30,11 +31,13 @@ from .plan import plan_memory
 from .planning.machine import MemoryLimits, machine_of
 from .planning.model import ModelSizes, plan_model
 from .planning.types import CONTEXT_BYTES, MemoryPlan
-from .sampling import Predict, Schedule, denoise, flow_schedule, guidance_input, initial_latents
+from .recovery.rungs import TileWay
+from .recovery.steps import OnNonfinite, RecoveringSteps
+from .recovery.tiles import RecoveringTiles
+from .recovery.watchdog import frames_fault
+from .sampling import initial_latents
 from .streaming.tiers import choose_tier
-from .streaming.transformer_blocks import LoadedTransformer
-from .text import PromptEmbeds
-from .velocity import Velocity
+from .tiling import tile_names
 from .video import frames_to_uint8, write_video
 
 
@@ -53,23 +56,23 @@ class Video:
         return Path(path)
 
 
-@dataclass(frozen=True)
-class Conditioning:
-    """What the prompt says to the transformer. `negative` is None where classifier-free guidance is off."""
-
-    positive: PromptEmbeds
-    negative: PromptEmbeds | None = None
-
-
 class Pipeline:
     """A model and how to run it: under which limits, its blocks in which tier.
 
     ConfigError for a tier that this model cannot have.
     """
 
-    def __init__(self, parts: ModelParts, limits: MemoryLimits | None = None, tier: str = "auto") -> None:
+    def __init__(
+        self,
+        parts: ModelParts,
+        limits: MemoryLimits | None = None,
+        tier: str = "auto",
+        *,
+        on_nonfinite: OnNonfinite = "stop",
+    ) -> None:
         choose_tier(tier, parts.files.root, streamable=parts.is_streamable)
         self.parts = parts
+        self.on_nonfinite: OnNonfinite = on_nonfinite
         self.card = parts.card
         self.tier = tier
         self.machine = machine_of(parts.device, limits or MemoryLimits())
@@ -81,7 +84,7 @@ class Pipeline:
 
     def arrange(self, config: GenerateConfig) -> Arrangement:
         """The plan's arrangement; MemoryLimitError, with what fits, where the video does not."""
-        return accepted(self.plan(config))
+        return accepted(self.plan(config), streamable=self.parts.is_streamable)
 
     @cached_property
     def _sizes(self) -> ModelSizes:
@@ -102,8 +105,12 @@ class Pipeline:
         *_, (_, latents) = self.denoise(config, conditioning, initial_latents(config), arrangement)
         yield from self.decode(latents, arrangement)
 
-    def embed(self, config: GenerateConfig, arrangement: Arrangement) -> Conditioning:
-        """The prompt, and the negative prompt where there is one, through the text encoders."""
+    def embed(self, config: GenerateConfig, arrangement: Arrangement | None = None) -> Conditioning:
+        """The prompt, and the negative prompt where there is one, through the text encoders.
+
+        `arrangement`, here and below: how it is laid out in memory; None makes a plan.
+        """
+        arrangement = arrangement or self.arrange(config)
         image, negative = config.frames == 1, config.effective_negative_prompt
         with memory_errors("encoding the prompt"), self.parts.text(by_layer=arrangement.text_by_layer) as text:
             return Conditioning(
@@ -116,41 +123,66 @@ class Pipeline:
         config: GenerateConfig,
         conditioning: Conditioning,
         latents: Tensor,
-        arrangement: Arrangement,
+        arrangement: Arrangement | None = None,
         *,
         start: int = 0,
     ) -> Iterator[tuple[int, Tensor]]:
         """Noise to latents, from `start` steps done: yields (steps done, latents [1, 16, T, H, W] fp32)."""
-        blocks, pinned = arrangement.blocks, arrangement.pinned_limit_bytes
+        arrangement = arrangement or self.arrange(config)
         with (
             memory_errors("denoising"),
             torch.no_grad(),
-            self.parts.transformer(blocks, pinned_limit_bytes=pinned) as transformer,
+            RecoveringSteps(
+                self.parts, conditioning, config, arrangement=arrangement, on_nonfinite=self.on_nonfinite
+            ) as steps,
         ):
-            predict = guided(transformer, conditioning, config, arrangement.token_chunk)
-            yield from denoise(predict, latents.to(transformer.device), schedule_of(config), start=start)
+            yield from steps.run(latents, start)
 
     def arrange_decode(self, latents: Tensor, *, tiled: bool = True) -> DecodeArrangement:
         """How latents [1, 16, T, H, W] that a run left are decoded. Only the VAE of the model is looked at."""
         return plan_decode(self.parts.files, latents.shape, self.machine, tiled=tiled)
 
-    def decode(self, latents: Tensor, arrangement: Arrangement | DecodeArrangement) -> Iterator[Tensor]:
+    def decode(
+        self,
+        latents: Tensor,
+        arrangement: Arrangement | DecodeArrangement | None = None,
+        *,
+        one_colour: bool = False,
+    ) -> Iterator[Tensor]:
         """Latents as the transformer left them [1, 16, T, H, W] to frames: uint8 chunks [f, H, W, 3] on the CPU.
 
         One temporal tile is in memory at a time. A lean decode takes each tile in chunks of time: the same pixels up
-        to rounding, less memory, more time.
+        to rounding, less memory, more time. A tile that runs out of memory is redone in less. NonFiniteError, naming
+        the tile, for pixels that are none, and for frames of a single colour unless `one_colour` lets them pass with a
+        warning.
         """
+        arrangement = arrangement or self.arrange_decode(latents)
         with memory_errors("decoding"), torch.no_grad(), self.parts.vae() as vae:
             latents = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor
-            decode_tile = partial(decode_lean, vae) if arrangement.lean_decode else vae.decode_tile
+            tile = arrangement.tile
             # Tiles leave the device as they are made: a row of them at 720p is 180 MB, and they are blended by rows.
-            chunks = decode_chunks(
-                lambda part: decode_tile(part).cpu(),
-                latents,
-                arrangement.tile,
+            decode_tile = RecoveringTiles(
+                vae,
+                tile_names(latents.shape[2:], tile),
+                way=TileWay(lean=arrangement.lean_decode),
+                on_nonfinite=self.on_nonfinite,
+                on_event=self.parts.on_event,
             )
-            for chunk in chunks:
-                yield frames_to_uint8(chunk)
+            for chunk in decode_chunks(decode_tile, latents, tile):
+                frames = frames_to_uint8(chunk)
+                self._check_frames(frames, one_colour)
+                yield frames
+
+    def _check_frames(self, frames: Tensor, one_colour: bool) -> None:
+        fault = frames_fault(frames)
+        if fault is None:
+            return
+        said = f"{frames.shape[0]} frames in a row are {fault}"
+        if not one_colour:
+            raise NonFiniteError(
+                said, hint="the latents are kept; where the video is meant to be so, `hvlite decode` writes it"
+            )
+        self.parts.on_event(Note("warning", said))
 
     def settings(self, config: GenerateConfig) -> dict[str, Any]:
         """Everything that made a video, as plain JSON: the config, the model and the arithmetic."""
@@ -164,31 +196,6 @@ class Pipeline:
         }
 
 
-def guided(
-    transformer: LoadedTransformer, conditioning: Conditioning, config: GenerateConfig, token_chunk: int
-) -> Predict:
-    """The model's prediction as a function of latents and step, with classifier-free guidance where it is on."""
-    timesteps = schedule_of(config).timesteps
-    guidance = guidance_input(config.guidance_scale, transformer.dtype) if transformer.config.guidance_embed else None
-
-    def velocity(embeds: PromptEmbeds) -> Velocity:
-        return Velocity(transformer, embeds, timesteps, guidance, token_chunk=token_chunk)
-
-    positive = velocity(conditioning.positive)
-    if conditioning.negative is None:
-        return positive
-    negative = velocity(conditioning.negative)
-
-    def predict(latents: Tensor, step: int) -> Tensor:
-        away = negative(latents, step)
-        return away + config.cfg_scale * (positive(latents, step) - away)
-
-    return predict
-
-
-def schedule_of(config: GenerateConfig) -> Schedule:
-    """The sigmas and timesteps of a config."""
-    return flow_schedule(config.steps, config.flow_shift, reverse=config.flow_reverse)
 
 
 def load(
@@ -202,6 +209,7 @@ def load(
     tier: str = "auto",
     vram_limit_bytes: int | None = None,
     ram_limit_bytes: int | None = None,
+    on_nonfinite: OnNonfinite = "stop",
     on_event: Listener = ignore,
 ) -> Pipeline:
     """A pipeline for a model folder (official, diffusers, hvlite); None is the model that ships with hvlite.
@@ -211,8 +219,9 @@ def load(
     a config.json. `keep_loaded` keeps the parts in memory between videos. `tier` says where the transformer's blocks
     are: resident on the device, or streamed from host or disk, which needs an hvlite folder; auto is what the plan of
     a video finds fastest under the limits. `vram_limit_bytes` (None: all of the card) is a hard cap of this process,
-    `ram_limit_bytes` (None: 16 GiB) one that plans keep. `on_event` is told what the user should know. No weight is
-    read yet. ConfigError, CheckpointError, UnsupportedDeviceError.
+    `ram_limit_bytes` (None: 16 GiB) one that plans keep. `on_nonfinite`: whether a step or tile that gives no numbers
+    stops the run or is repeated in fp32. `on_event` is told what the user should know. No weight is read yet.
+    ConfigError, CheckpointError, UnsupportedDeviceError.
     """
     root = demo_root() if path is None else Path(path)
     info = probe_device(device)
@@ -225,7 +234,8 @@ def load(
         keep_loaded=keep_loaded,
         on_event=on_event,
     )
-    pipeline = Pipeline(parts, MemoryLimits(vram_limit_bytes, ram_limit_bytes), tier)
+    limits = MemoryLimits(vram_limit_bytes, ram_limit_bytes)
+    pipeline = Pipeline(parts, limits, tier, on_nonfinite=on_nonfinite)
     if vram_limit_bytes is not None:
         cap_device_memory(info, vram_limit_bytes - CONTEXT_BYTES)
     return pipeline

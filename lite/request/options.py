@@ -49,6 +49,7 @@ class GenerateOptions:
     wait: bool = True
     threads: int | None = None
     tier: str = "auto"
+    on_nonfinite: str = "stop"
     vram_limit: str | None = None
     ram_limit: str | None = None
 
@@ -74,6 +75,7 @@ class RerunOptions:
     wait: bool = True
     threads: int | None = None
     tier: str = "auto"
+    on_nonfinite: str = "stop"
     vram_limit: str | None = None
     ram_limit: str | None = None
 
@@ -98,5 +100,6 @@ class DecodeOptions:
     device: str = "auto"
     wait: bool = True
     threads: int | None = None
+    on_nonfinite: str = "stop"
     vram_limit: str | None = None
     ram_limit: str | None = None

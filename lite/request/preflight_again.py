@@ -47,6 +47,7 @@ def prepare_rerun(options: RerunOptions) -> Prepared:
         wait=options.wait,
         threads=options.threads,
         tier=options.tier,
+        on_nonfinite=options.on_nonfinite,
         vram_limit_bytes=parse_limit("--vram-limit", options.vram_limit),
         ram_limit_bytes=parse_limit("--ram-limit", options.ram_limit),
     )
@@ -83,6 +84,7 @@ def prepare_decode(options: DecodeOptions) -> DecodeRequest:
         wait=options.wait,
         precision=options.precision,
         threads=options.threads,
+        on_nonfinite=options.on_nonfinite,
         vram_limit_bytes=parse_limit("--vram-limit", options.vram_limit),
         ram_limit_bytes=parse_limit("--ram-limit", options.ram_limit),
     )

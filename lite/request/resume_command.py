@@ -49,6 +49,7 @@ def _places(request: GenerateRequest) -> list[str]:
     words += [] if encoding.kind != "h264" or encoding.crf == 17 else ["--crf", str(encoding.crf)]
     words += ["--keep-latents"] if request.keep_latents else []
     words += [] if request.tier == "auto" else [f"--tier={request.tier}"]
+    words += [] if request.on_nonfinite == "stop" else [f"--on-nonfinite={request.on_nonfinite}"]
     return words + ([] if request.device == "auto" else [f"--device={request.device}"])
 
 
