@@ -42,6 +42,13 @@ def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tenso
     return torch.addcmul(shift[:, None].float(), normed, 1 + scale[:, None].float()).to(x.dtype)
 
 
+def modulated_norm_codes(
+    x: Tensor, shift: Tensor, scale: Tensor, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """See `ops.modulated_norm_codes`."""
+    return quantize_tokens(modulated_norm(x.float(), shift, scale, eps), dtype)
+
+
 def gated_residual(x: Tensor, branch: Tensor, gate: Tensor) -> Tensor:
     """See `ops.gated_residual`."""
     return torch.addcmul(x, branch, gate[:, None])
@@ -81,7 +88,7 @@ def quantize_tokens(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     wide = x.float()
     scale = wide.abs().amax(dim=-1) / largest
     scale = torch.where(scale < torch.finfo(torch.float32).tiny, torch.ones_like(scale), scale)
-    scaled = (wide / scale[..., None]).clamp_(-largest, largest)
+    scaled = (wide * (1 / scale)[..., None]).clamp_(-largest, largest)
     return (scaled.round_() if dtype == torch.int8 else scaled).to(dtype), scale
 
 
