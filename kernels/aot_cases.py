@@ -16,11 +16,12 @@ MODULES = (
     "joint_attention",
     "qk_norm_rope",
     "modulated_norm",
-    "gelu",
     "gated_residual",
-    "int8_mm",
-    "fp8_mm",
-    "group_norm_silu",
+    "gelu_tanh",
+    "quantize_tokens",
+    "scaled_mm",
+    "w8a16_mm",
+    "group_norm",
 )
 
 

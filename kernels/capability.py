@@ -13,9 +13,9 @@ OLDEST_CAPABILITY = 80  # below, there is neither bf16 nor int8 on the tensor co
 
 @cache
 def capability_of(device: torch.device) -> int:
-    """major * 10 + minor of a CUDA device, such as 89; 80 where there is no CUDA (interpreter, fake tensors)."""
+    """major * 10 + minor of a CUDA device, such as 89; 90 where there is no CUDA (interpreter, fake tensors)."""
     if device.type != "cuda" or not torch.cuda.is_available():
-        return OLDEST_CAPABILITY
+        return 90
     major, minor = torch.cuda.get_device_capability(device)
     return major * 10 + minor
 

@@ -92,6 +92,12 @@ def quantize_tokens(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return (scaled.round_() if dtype == torch.int8 else scaled).to(dtype), scale
 
 
+def gelu_codes(x: Tensor, dtype: torch.dtype, gelu_from: int) -> tuple[Tensor, Tensor]:
+    """See `ops.gelu_codes`."""
+    wide = x.float()
+    return quantize_tokens(torch.cat([wide[..., :gelu_from], gelu_tanh(wide[..., gelu_from:])], dim=-1), dtype)
+
+
 def int8_mm(x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Tensor:
     """See `ops.int8_mm`."""
     return _rescale(torch._int_mm(x, weight.t()).float(), x_scale, weight_scale, bias)

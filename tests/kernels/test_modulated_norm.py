@@ -38,7 +38,7 @@ def test_against_fp64(device, shape, dtype):
     found, wanted = kernel.modulated_norm(x, shift, scale, EPS), exact(x, shift, scale)
     assert found.dtype == dtype
     unit = {torch.float32: 3e-6, torch.bfloat16: 2**-8, torch.float16: 2**-11}[dtype]
-    torch.testing.assert_close(found.double(), wanted, rtol=unit, atol=1e-4 if dtype == torch.float32 else unit)
+    torch.testing.assert_close(found.double(), wanted, rtol=unit, atol=5e-4 if dtype == torch.float32 else unit)
 
 
 @pytest.mark.parametrize("codes", [torch.int8, torch.float8_e4m3fn])
