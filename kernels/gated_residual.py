@@ -37,7 +37,7 @@ def gated_residual_(x: Tensor, branch: Tensor, gate: Tensor) -> None:
     launch = launch_for("gated_residual", capability_of(x.device))
     rows, added, gate = Rows.of(x), Rows.of(contiguous_rows(branch)), contiguous_rows(gate)
     columns = x.shape[-1]
-    _gated_residual_kernel[(rows.count,)](
+    _gated_residual_kernel[(rows.total,)](
         rows.tensor, added.tensor, gate, rows.tokens, columns,
         rows.batch_stride, rows.token_stride, added.batch_stride, added.token_stride, gate.stride(0),
         PARTS=triton.cdiv(columns, launch.tiles["BLOCK"]), **launch.tiles,

@@ -43,7 +43,7 @@ def _launch(x: Tensor, out: Tensor) -> None:
     launch = launch_for("gelu_tanh", capability_of(x.device))
     source, target, columns = Rows.of(x), Rows.of(out), x.shape[-1]
     parts = triton.cdiv(columns, launch.tiles["BLOCK"])
-    _gelu_tanh_kernel[(source.count * parts,)](
+    _gelu_tanh_kernel[(source.total * parts,)](
         source.tensor, target.tensor, source.tokens, columns,
         source.batch_stride, source.token_stride, target.batch_stride, target.token_stride,
         PARTS=parts, **launch.tiles, num_warps=launch.num_warps, num_stages=launch.num_stages,

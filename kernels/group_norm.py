@@ -11,7 +11,7 @@ import triton.language as tl
 from torch import Tensor
 
 from .capability import capability_of
-from .launch import CompileCase, Launch
+from .launch import CompileCase
 from .rows import compile_case
 from .tuning import launch_for
 
@@ -110,14 +110,11 @@ def compile_cases(capability: int) -> list[CompileCase]:
     """fp16, as the VAE runs on a card."""
     launch = launch_for("group_norm", capability)
     wide = dict.fromkeys(("moments", "scale", "shift"), torch.float32)
-    half = dict.fromkeys(("x", "out"), torch.float16)
+    pointers = {**dict.fromkeys(("x", "out"), torch.float16), **wide}
+    odd = ("channels", "blocks")
     return [
-        _case(_channel_moments_kernel, "group_moments", capability, launch, {**half, **wide}, SPLITS=MAX_SPLITS),
-        _case(_scale_shift_silu_kernel, "scale_shift_silu", capability, launch, {**half, **wide}),
+        compile_case(
+            _channel_moments_kernel, "group_moments", capability, launch, pointers, unaligned=odd, SPLITS=MAX_SPLITS
+        ),
+        compile_case(_scale_shift_silu_kernel, "scale_shift_silu", capability, launch, pointers, unaligned=odd),
     ]
-
-
-def _case(
-    kernel: object, name: str, capability: int, launch: Launch, pointers: dict[str, torch.dtype], **constants: int
-) -> CompileCase:
-    return compile_case(kernel, name, capability, launch, pointers, unaligned=("channels", "blocks"), **constants)

@@ -21,6 +21,13 @@ class MmOutput:
     epilogue: Epilogue = "none"
     gate: Tensor | None = None
 
+    @classmethod
+    def of(cls, out: Tensor, gate: Tensor | None = None, *, gelu: bool = False) -> MmOutput:
+        """Into `out`; with a gate added to it, else with or without a GELU."""
+        if gate is not None:
+            return cls(Rows.of(out), "residual", gate)
+        return cls(Rows.of(out), "gelu" if gelu else "none")
+
     @property
     def strides(self) -> tuple[int, int, int, int]:
         """tokens, out_batch, out_token, gate_batch as the kernels take them."""
@@ -29,7 +36,7 @@ class MmOutput:
 
     def grid(self, columns: int, launch: Launch) -> tuple[int]:
         """One program for each tile."""
-        return (_tiles(self.rows.count, launch.tiles["BM"]) * _tiles(columns, launch.tiles["BN"]),)
+        return (_tiles(self.rows.total, launch.tiles["BM"]) * _tiles(columns, launch.tiles["BN"]),)
 
 
 def _tiles(length: int, size: int) -> int:

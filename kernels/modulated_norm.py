@@ -81,12 +81,14 @@ def modulated_norm_codes(
     return codes, row_scale
 
 
-def _launch(x: Tensor, shift: Tensor, scale: Tensor, eps: float, out: Tensor, out_scale: Tensor, largest: float) -> None:
+def _launch(
+    x: Tensor, shift: Tensor, scale: Tensor, eps: float, out: Tensor, out_scale: Tensor, largest: float
+) -> None:
     launch = launch_for("modulated_norm", capability_of(x.device))
     rows = Rows.of(contiguous_rows(x))
     shift, scale = contiguous_rows(shift), contiguous_rows(scale)
     columns = x.shape[-1]
-    _modulated_norm_kernel[(rows.count,)](
+    _modulated_norm_kernel[(rows.total,)](
         rows.tensor, shift, scale, out, out_scale,
         rows.tokens, columns, rows.batch_stride, rows.token_stride, shift.stride(0), scale.stride(0), eps,
         LARGEST=largest, PARTS=triton.cdiv(columns, launch.tiles["BLOCK"]), **launch.tiles,
@@ -104,7 +106,13 @@ def compile_cases(capability: int) -> list[CompileCase]:
             f"modulated_norm {str(dtype).removeprefix('torch.')}",
             capability,
             launch,
-            {"x": torch.bfloat16, "shift": torch.bfloat16, "scale": torch.bfloat16, "out": dtype, "out_scale": torch.float32},
+            {
+                "x": torch.bfloat16,
+                "shift": torch.bfloat16,
+                "scale": torch.bfloat16,
+                "out": dtype,
+                "out_scale": torch.float32,
+            },
             eps=True,
             LARGEST=LARGEST_CODE.get(dtype, 0.0),
             PARTS=triton.cdiv(3072, launch.tiles["BLOCK"]),

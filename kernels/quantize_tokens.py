@@ -50,7 +50,7 @@ def quantize_tokens(x: Tensor, dtype: torch.dtype, gelu_from: int | None = None)
     codes = torch.empty(x.shape, dtype=dtype, device=x.device)
     codes_scale = torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
     parts = triton.cdiv(columns, launch.tiles["BLOCK"])
-    _quantize_tokens_kernel[(rows.count,)](
+    _quantize_tokens_kernel[(rows.total,)](
         rows.tensor, codes, codes_scale, rows.tokens, columns, rows.batch_stride, rows.token_stride,
         LARGEST=LARGEST_CODE[dtype], GELU_FROM=parts * launch.tiles["BLOCK"] if gelu_from is None else gelu_from,
         PARTS=parts, **launch.tiles, num_warps=launch.num_warps, num_stages=launch.num_stages,

@@ -24,7 +24,7 @@ class Rows(NamedTuple):
     """Row r is token r % tokens of sample r // tokens, at r // tokens * batch_stride + r % tokens * token_stride."""
 
     tensor: Tensor
-    count: int
+    total: int
     tokens: int
     batch_stride: int
     token_stride: int

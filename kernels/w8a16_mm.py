@@ -42,18 +42,20 @@ def _w8a16_mm_kernel(
         else:
             a = tl.load(x_at, mask=(at < depth - k)[None, :], other=0.0)
             codes = tl.load(weight_at, mask=(at < depth - k)[:, None], other=0)
-        b = codes.to(a.dtype) if weight.dtype.element_ty == tl.int8 else decode_e4m3(codes, a.dtype)
-        total = tl.dot(a, b, total)
+        if weight.dtype.element_ty == tl.int8:
+            total = tl.dot(a, codes.to(a.dtype), total)
+        else:
+            total = tl.dot(a, decode_e4m3(codes, a.dtype), total)
         x_at += BK
         weight_at += BK
     store_tile(
-        total, out, weight_scale, weight_scale, bias, gate, tile_row, tile_column * BN, rows, columns, tokens, out_batch,
-        out_token, gate_batch, False, HAS_BIAS, EPILOGUE, BM, BN, PIECES,
+        total, out, weight_scale, weight_scale, bias, gate, tile_row, tile_column * BN, rows, columns, tokens,
+        out_batch, out_token, gate_batch, False, HAS_BIAS, EPILOGUE, BM, BN, PIECES,
     )  # fmt: skip
 
 
 def w8a16_mm(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, output: MmOutput) -> None:
-    """x @ weight.T into `output`. x [M, K] bf16 or fp16, weight [N, K] int8 or e4m3fn, weight_scale [N], bias [N]."""
+    """x @ weight.T into `output`. x [M, K] bf16 or fp16, weight [N, K] int8 or e4m3fn, its scale [N], bias [N]."""
     launch = launch_for("w8a16_mm", capability_of(x.device))
     (rows, depth), columns = x.shape, weight.shape[0]
     codes = weight if weight.dtype == torch.int8 else weight.view(torch.uint8)

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from hvlite.kernels import gated_residual, gelu_tanh
-from hvlite.kernels import reference
+from hvlite.kernels import gated_residual, gelu_tanh, reference
 
 UNITS = {torch.float32: 2**-21, torch.bfloat16: 2**-8, torch.float16: 2**-10}
 
@@ -60,7 +59,11 @@ def test_gated_residual_against_fp64(device, shape, dtype):
 
 
 def test_gated_residual_of_a_chunk_leaves_its_neighbours(device):
-    tokens, branch, gate = torch.randn(2, 9, 40, device=device), torch.randn(2, 4, 40, device=device), torch.randn(2, 40, device=device)
+    tokens, branch, gate = (
+        torch.randn(2, 9, 40, device=device),
+        torch.randn(2, 4, 40, device=device),
+        torch.randn(2, 40, device=device),
+    )
     wanted = tokens.clone()
     wanted[:, 3:7] += branch * gate[:, None]
     gated_residual.gated_residual_(tokens[:, 3:7], branch, gate)

@@ -62,7 +62,9 @@ def test_views_of_a_larger_buffer(device):
     x, shift, scale = inputs(device, (2, 40, 64), torch.bfloat16)
     chunk = x[:, 9:22]
     assert not chunk.is_contiguous()
-    assert torch.equal(kernel.modulated_norm(chunk, shift, scale, EPS), kernel.modulated_norm(chunk.contiguous(), shift, scale, EPS))
+    assert torch.equal(
+        kernel.modulated_norm(chunk, shift, scale, EPS), kernel.modulated_norm(chunk.contiguous(), shift, scale, EPS)
+    )
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf")])
