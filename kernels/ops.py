@@ -221,6 +221,11 @@ def group_moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     return library.group_moments(x, groups) if runs_kernels(x.device) else reference.group_moments(x, groups)
 
 
+def scale_shift(mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """What a GroupNorm multiplies and adds: moments [B, G], weight and bias [C] -> scale and shift [B, C] fp32."""
+    return reference.scale_shift(mean, variance, weight, bias, eps)
+
+
 def scale_shift_silu(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """SiLU(x * scale + shift), in fp32, back in x's dtype. x: [B, C, ...]; scale, shift: [B, C] fp32."""
     if runs_kernels(x.device):
