@@ -20,7 +20,7 @@ MODULES = (
     "quantize_tokens",
     "scaled_mm",
     "w8a16_mm",
-    "group_norm_silu",
+    "group_norm",
     "aot_sage",
 )
 
