@@ -17,7 +17,11 @@ class Part:
     about: str
 
 
-PARTS: dict[str, Part] = {}
+PARTS = {
+    "stream": Part("bench_stream", 3, "a step with resident and with streamed blocks"),
+    "vae": Part("bench_vae", 2, "the decode of a tile, whole and in chunks of time"),
+    "generate": Part("bench_generate", 3, "whole runs: predicted and measured peaks, under caps on a card"),
+}
 
 
 def choose_parts(names: Sequence[str]) -> list[str]:

@@ -52,7 +52,9 @@ def _spread(seconds: Seconds) -> str:
 
 
 def _heading(name: str) -> str:
-    for suffix in ("_bytes", "_s", "_share", "_ratio", "_bytes_per_s"):
+    if name == "tflop_per_s":
+        return "TFLOP/s"
+    for suffix in ("_bytes_per_s", "_bytes", "_s", "_share", "_ratio", "_tops", "_w"):
         name = name.removesuffix(suffix)
     return name.replace("_", " ")
 
@@ -81,6 +83,7 @@ def _seconds(value: float) -> str:
 
 _UNITS: dict[str, Callable[[float], str]] = {
     "_bytes_per_s": lambda value: f"{value / 1e9:.2f} GB/s",
+    "flop_per_s": lambda value: f"{value:.3g}",
     "_bytes": _bytes,
     "_s": _seconds,
     "_share": lambda value: f"{value:.1%}",
