@@ -61,7 +61,7 @@ def run(options: BenchOptions) -> Iterator[Result]:
     cuda = options.device.type == "cuda"
     config = TransformerConfig() if cuda else FEW_BLOCKS
     store = make_block_store(options.work, config, SCHEME)
-    yield from run_cases(options, store, CUDA_CASES if cuda else TINY[:1])
+    yield from run_cases(options, store, CUDA_CASES if cuda else TINY)
 
 
 def run_cases(options: BenchOptions, store: BlockStore, cases: tuple[Case, ...]) -> Iterator[Result]:
@@ -106,6 +106,7 @@ def _measure(options: BenchOptions, store: BlockStore, case: Case, tier: Tier, m
         values={
             "tokens": case.tokens,
             "tflop_per_s": measured.flop_per_s / 1e12,
+            "flop_per_byte": sum(flops_of_step(store.config, case)) / store.nbytes,  # of weights
             **_values(seconds, copies, store.nbytes, measured),
         },
         settings={

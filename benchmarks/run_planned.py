@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +30,8 @@ from ..lite.planning.limits import gib
 from ..lite.planning.request import PlanOptions, make_plan
 from ..lite.planning.types import MemoryPlan, Stage
 from ..lite.streaming.streamed_blocks import StreamOptions
+from ..lite.streaming.tiers import TierCounts
+from ..lite.streaming.transformer_blocks import LoadedTransformer
 from ..lite.tiling import TIME_RATIO
 from ..lite.video import frames_to_uint8, write_video
 from ..quantize.architecture import TransformerConfig, VaeConfig
@@ -69,23 +72,28 @@ class PlannedRun:
             torch.cuda.empty_cache()
         yield self._decode(work)
 
+    @contextmanager
+    def transformer(self, work: Path) -> Iterator[LoadedTransformer]:
+        """The transformer as the plan places it. A narrow one, which the plan does not know, is read from disk."""
+        store, plan = make_block_store(work, self.config, "int8"), self.plan
+        count = len(store.files)
+        tiers = plan.blocks if plan.blocks.total == count else TierCounts.all_in("disk", count)
+        transformer = open_random_transformer(store, tiers, self.device, self.dtype, stream_options(plan))
+        try:
+            yield transformer
+        finally:
+            transformer.close()
+
     def _denoise(self, work: Path) -> Result:
         plan = self.plan
-        store = make_block_store(work, self.config, "int8")
-        options = StreamOptions(slots=plan.slots, ring=max(1, plan.ring), pinned_limit_bytes=plan.machine.pinned_bytes)
-        with Watch(self.device, "denoise", self._began) as watch:
-            transformer = open_random_transformer(store, plan.blocks, self.device, self.dtype, options)
-            try:
-                step = step_function(transformer, self.case, plan.token_chunk, schedule_steps=plan.work.steps)
-                gate = check_gate(bool(torch.isfinite(step()).all()), "finite")  # the warm-up as well
-                seconds = time_work(step, self.device, repeats=max(1, self.steps - 1), warm_up=0)
-                pinned = pinned_bytes(transformer)
-            finally:
-                transformer.close()
+        with Watch(self.device, "denoise", self._began) as watch, self.transformer(work) as transformer:
+            step = step_function(transformer, self.case, plan.token_chunk, schedule_steps=plan.work.steps)
+            gate = check_gate(bool(torch.isfinite(step()).all()), "finite")  # the warm-up as well
+            seconds = time_work(step, self.device, repeats=max(1, self.steps - 1), warm_up=0)
+            pinned = pinned_bytes(transformer)
         self.samples += watch.samples
         values: dict[str, Plain] = {"blocks": str(plan.blocks), "token_chunk": plan.token_chunk}
-        streamed = plan.streamed_bytes_per_step
-        peaks = watch.peaks(pinned)
+        streamed, peaks = plan.streamed_bytes_per_step, watch.peaks(pinned)
         return self._result("denoise step", gate, seconds, peaks, values, streamed_bytes=streamed)
 
     def _decode(self, work: Path) -> Result:
@@ -139,6 +147,11 @@ class FrameCount:
             yield chunk
 
 
+def stream_options(plan: MemoryPlan) -> StreamOptions:
+    """The plan's slots and ring; a plan without streamed blocks has none, and then these are not used."""
+    return StreamOptions(slots=max(2, plan.slots), ring=max(1, plan.ring), pinned_limit_bytes=plan.machine.pinned_bytes)
+
+
 def planned_stage(plan: MemoryPlan, name: str) -> Stage:
     """The plan's stage of that name."""
     return next(stage for stage in plan.stages if stage.name == name)
@@ -156,7 +169,7 @@ def against_plan(plan: MemoryPlan, stage: Stage, peaks: Peaks) -> dict[str, Plai
     return values
 
 
-def make_run(case: Case, vram_limit: str | None, device: str, steps: int) -> PlannedRun:
+def make_run(case: Case, vram_limit: str | None, device: str, steps: int, *, narrow: bool = False) -> PlannedRun:
     """The plan for a card like this under the limit, and the run of it. The cap is set before anything is loaded."""
     info = probe_device(device)
     options = PlanOptions(
@@ -169,7 +182,7 @@ def make_run(case: Case, vram_limit: str | None, device: str, steps: int) -> Pla
     plan = make_plan(options)
     if info.is_cuda:
         cap_device(info.device, plan.machine.vram_bytes)
-    return PlannedRun(case, plan, info.device, steps=steps)
+    return PlannedRun(case, plan, info.device, steps=steps, narrow=narrow)
 
 
 def measure(planned: PlannedRun) -> BenchFile:

@@ -29,7 +29,8 @@ class Watch:
         self._over = threading.Event()
         self._thread = threading.Thread(target=self._work, name="hvlite bench watch", daemon=True)
         self._most: dict[str, int] = {}
-        self._state, self._process, self._asked = GpuState(), None, 0.0
+        self._state, self._asked = GpuState(), 0.0
+        self._process: int | None = None
 
     def __enter__(self) -> Watch:
         _reset_host_peak()
