@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand
 
+from .commands import bench as cli_bench
 from .commands import options as opt
 from .commands import plan as cli_plan
 from .commands import quantize as cli_quantize
@@ -224,6 +225,7 @@ def inspect(
 app.command(help=cli_plan.PLAN_HELP)(cli_plan.plan)
 app.command(help=cli_quantize.QUANTIZE_HELP)(cli_quantize.quantize)
 app.command()(cli_quantize.verify)
+app.command(help=cli_bench.BENCH_HELP)(cli_bench.bench)
 
 
 @app.command("version")

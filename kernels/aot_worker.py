@@ -21,7 +21,7 @@ import triton
 
 from ..files import write_atomic
 from . import aot_compile, sass
-from .aot_cases import MODULES, all_cases
+from .aot_cases import MODULES, find_cases
 from .aot_compile import Compiled, compile_case
 from .aot_rows import failed_row, row_of
 from .launch import CAPABILITIES, CompileCase
@@ -72,11 +72,8 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--cache", type=Path, help="a folder to keep measurements in")
     chosen = parser.parse_args(arguments)
     first, step = (int(part) for part in chosen.share.split("/"))
-    cases = [
-        case
-        for case in all_cases(chosen.module or MODULES)
-        if chosen.only in case.name and case.capability in (chosen.capability or CAPABILITIES)
-    ]
+    found = find_cases(chosen.module or MODULES, chosen.capability or CAPABILITIES)
+    cases = [case for case in found if chosen.only in case.name]
     for index, row in zip(range(first, len(cases), step), rows(cases[first::step], chosen.cache), strict=True):
         sys.stdout.write(json.dumps({"index": index, **row}) + "\n")
         sys.stdout.flush()

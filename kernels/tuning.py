@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from types import MappingProxyType
 
@@ -10,7 +11,9 @@ from . import tuning_attention, tuning_linear
 from .launch import Launch
 
 PARTS = (tuning_attention.LAUNCHES, tuning_linear.LAUNCHES)
-LAUNCHES = MappingProxyType({kernel: entries for part in PARTS for kernel, entries in part.items()})
+LAUNCHES: Mapping[str, Mapping[int, Launch]] = MappingProxyType(
+    {kernel: entries for part in PARTS for kernel, entries in part.items()}
+)
 
 
 @cache

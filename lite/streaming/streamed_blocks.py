@@ -108,6 +108,11 @@ class StreamedBlocks:
             self._memory.close()
             raise
 
+    @property
+    def pinned_bytes(self) -> int:
+        """Host memory that is page-locked for them."""
+        return self._memory.pinned_bytes
+
     def _load_resident(self, placed: Sequence[Placed], device: CopyDevice) -> list[nn.Module | None]:
         """A shell for each resident block, None for the others."""
         files = [file for file, tier in placed if tier == "resident"]
