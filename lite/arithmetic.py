@@ -10,9 +10,9 @@ import torch
 from ..errors import ConfigError, UnsupportedDeviceError
 from ..kernels.capability import capability_of, runs_kernels
 from ..kernels.mm_choice import choose_mm
+from .config import LINEAR_CHOICES
 
 Arithmetic = Literal["dequantize", "w8a8"]
-LINEAR_CHOICES = ("auto", "w8a8", "dequantize")
 _OPERATIONS = {torch.int8: "int8_mm", torch.float8_e4m3fn: "fp8_mm"}
 
 
