@@ -22,10 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..lite.arithmetic import Arithmetic
 from ..lite.card import demo_root, load_card
 from ..lite.checkpoint import load_text_encoders, load_transformer
 from ..lite.config import GenerateConfig
-from ..lite.models.linear import Arithmetic, QuantLinear
+from ..lite.models.linear import QuantLinear
 from ..lite.models.transformer import HunyuanVideoTransformer
 from ..lite.sampling import flow_schedule, guidance_input, initial_latents
 from ..lite.text import PromptEmbeds

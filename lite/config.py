@@ -24,6 +24,7 @@ MAX_SEED = 2**63 - 1
 PRECISIONS = ("fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu", "cuda")
 ON_NONFINITE_CHOICES = ("stop", "retry")
+LINEAR_CHOICES = ("auto", "w8a8", "dequantize")
 
 
 @dataclass(frozen=True)
@@ -151,6 +152,7 @@ class GenerateRequest:
     on_nonfinite: str = "stop"
     vram_limit_bytes: int | None = None
     ram_limit_bytes: int | None = None
+    linear: str = "auto"
 
     def __post_init__(self) -> None:
         if self.force and self.resume:
@@ -160,6 +162,7 @@ class GenerateRequest:
             _check_range("preview_every", self.preview_every, 1, 1000)
         _check_choice("tier", self.tier, TIER_CHOICES)
         _check_choice("on-nonfinite", self.on_nonfinite, ON_NONFINITE_CHOICES)
+        _check_choice("linear", self.linear, LINEAR_CHOICES)
         _check_running(self.precision, self.device, self.threads)
 
     @property

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, InterruptedRunError
+from .arithmetic import describe_kernels
 from .arrangement import Arrangement, DecodeArrangement, accepted
 from .config import DecodeRequest, GenerateConfig, GenerateRequest
 from .events import Finished, Listener, Note, Planned, stage
@@ -82,6 +83,7 @@ def open_pipeline(request: GenerateRequest | DecodeRequest, on_event: Listener) 
         tier=request.tier if isinstance(request, GenerateRequest) else "auto",
         vram_limit_bytes=request.vram_limit_bytes,
         ram_limit_bytes=request.ram_limit_bytes,
+        linear=request.linear if isinstance(request, GenerateRequest) else "auto",
         on_nonfinite=_on_nonfinite(request),
         on_event=on_event,
     )
@@ -123,11 +125,13 @@ def summary(pipeline: Pipeline, arrangement: Arrangement | DecodeArrangement) ->
     """What really ran."""
     parts = pipeline.parts
     names = {"transformer": parts.dtypes.transformer, "vae": parts.dtypes.vae, "text_encoders": parts.dtypes.text}
+    linear = describe_kernels(parts.device.device, parts.arithmetic)
     return {
         "model": pipeline.card.name,
         "device": parts.device.name,
         "attention": "torch sdpa",
         "dtypes": {part: str(dtype).removeprefix("torch.") for part, dtype in names.items()},
+        **({"linear": f"linear {linear}"} if parts.is_streamable else {}),
         "tier": str(parts.tiers or TierCounts()),
         "tile": {**asdict(arrangement.tile), "in_chunks_of_time": arrangement.lean_decode},
         **({"token_chunk": arrangement.token_chunk} if isinstance(arrangement, Arrangement) else {}),

@@ -10,12 +10,12 @@ from typing import Any, TypeVar
 import torch
 
 from ..quantize.source import ModelFiles
+from .arithmetic import DEQUANTIZE, LinearArithmetic, choose_arithmetic, kernel_capability
 from .arrangement import Arrangement
 from .card import ModelCard
 from .checkpoint import load_transformer, load_vae
 from .device import DeviceInfo, Dtypes
 from .events import Listener, ignore
-from .models.linear import Arithmetic
 from .models.vae import AutoencoderKLCausal3D
 from .streaming.streamed_blocks import StreamOptions
 from .streaming.streamed_transformer import open_streamed_transformer
@@ -31,11 +31,11 @@ class Computation:
     """How a transformer computes: the dtype of its activations, and how it multiplies with quantized weights."""
 
     dtype: torch.dtype
-    arithmetic: Arithmetic = "dequantize"
+    arithmetic: LinearArithmetic = DEQUANTIZE
 
     def __str__(self) -> str:
         name = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[self.dtype]
-        return name if self.arithmetic == "dequantize" else f"{name}, {self.arithmetic}"
+        return name if self.arithmetic == DEQUANTIZE else f"{name}, {self.arithmetic}"
 
 
 PRECISE = Computation(torch.float32)
@@ -53,11 +53,18 @@ class ModelParts:
         *,
         model_config: Mapping[str, Any] | None = None,
         keep_loaded: bool = False,
+        linear: str = "auto",
         on_event: Listener = ignore,
     ) -> None:
+        """`linear`: how quantized layers multiply (`choose_arithmetic`).
+
+        UnsupportedDeviceError for what this device cannot have.
+        """
         self.files, self.card, self.device, self.dtypes = files, card, device, dtypes
         self.model_config = model_config
         self.tiers: TierCounts | None = None  # where the blocks really were, once the transformer was loaded
+        self._linear = linear
+        self.arithmetic = choose_arithmetic(linear, kernel_capability(device.device))
         self.on_event = on_event
         self._kept: dict[str, tuple[object, Any]] = {}
         self._keep_loaded = keep_loaded
@@ -65,7 +72,7 @@ class ModelParts:
     @property
     def computation(self) -> Computation:
         """How the transformer computes."""
-        return Computation(self.dtypes.transformer)
+        return Computation(self.dtypes.transformer, self.arithmetic)
 
     @property
     def is_streamable(self) -> bool:
@@ -118,7 +125,8 @@ class ModelParts:
                 on_event=self.on_event,
             )
         else:
-            model = load_transformer(self.files, device, dtype, self.model_config, computation.arithmetic)
+            linear = "dequantize" if computation == PRECISE else self._linear
+            model = load_transformer(self.files, device, dtype, self.model_config, linear)
             loaded = LoadedTransformer(model, ResidentBlocks(model))
         self.tiers = loaded.blocks.tiers
         return loaded

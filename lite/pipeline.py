@@ -193,6 +193,7 @@ class Pipeline:
             "model_fingerprint": self.fingerprint,
             "precision": str(self.parts.dtypes.transformer).removeprefix("torch."),
             "device": self.parts.device.device.type,
+            **({"linear": str(self.parts.arithmetic)} if self.parts.is_streamable else {}),
         }
 
 
@@ -205,6 +206,7 @@ def load(
     config: Mapping[str, Any] | None = None,
     keep_loaded: bool = False,
     tier: str = "auto",
+    linear: str = "auto",
     vram_limit_bytes: int | None = None,
     ram_limit_bytes: int | None = None,
     on_nonfinite: OnNonfinite = "stop",
@@ -216,7 +218,8 @@ def load(
     in fp32. `dit_weight`: another file for the transformer. `config`: official transformer field names, winning over
     a config.json. `keep_loaded` keeps the parts in memory between videos. `tier` says where the transformer's blocks
     are: resident on the device, or streamed from host or disk, which needs an hvlite folder; auto is what the plan of
-    a video finds fastest under the limits. `vram_limit_bytes` (None: all of the card) is a hard cap of this process,
+    a video finds fastest under the limits. `linear` says how the quantized layers of such a folder are multiplied: see
+    `lite.arithmetic.choose_arithmetic`. `vram_limit_bytes` (None: all of the card) is a hard cap of this process,
     `ram_limit_bytes` (None: 16 GiB) one that plans keep. `on_nonfinite`: whether a step or tile that gives no numbers
     stops the run or is repeated in fp32. `on_event` is told what the user should know. No weight is read yet.
     ConfigError, CheckpointError, UnsupportedDeviceError.
@@ -230,6 +233,7 @@ def load(
         choose_dtypes(info, precision),
         model_config=config,
         keep_loaded=keep_loaded,
+        linear=linear,
         on_event=on_event,
     )
     limits = MemoryLimits(vram_limit_bytes, ram_limit_bytes)

@@ -49,6 +49,7 @@ class GenerateOptions:
     wait: bool = True
     threads: int | None = None
     tier: str = "auto"
+    linear: str = "auto"
     on_nonfinite: str = "stop"
     vram_limit: str | None = None
     ram_limit: str | None = None
@@ -75,6 +76,7 @@ class RerunOptions:
     wait: bool = True
     threads: int | None = None
     tier: str = "auto"
+    linear: str = "auto"
     on_nonfinite: str = "stop"
     vram_limit: str | None = None
     ram_limit: str | None = None

@@ -180,6 +180,7 @@ def _request(
         wait=options.wait,
         threads=options.threads,
         tier=options.tier,
+        linear=options.linear,
         on_nonfinite=options.on_nonfinite,
         vram_limit_bytes=parse_limit("--vram-limit", options.vram_limit),
         ram_limit_bytes=parse_limit("--ram-limit", options.ram_limit),

@@ -109,6 +109,11 @@ class HostMemory:
         self._on_event = on_event
         self._buffers: list[HostBuffer] = []
 
+    @property
+    def pinned_bytes(self) -> int:
+        """What is page-locked now."""
+        return sum(buffer.nbytes for buffer in self._buffers if buffer.pinned)
+
     def allocate(self, nbytes: int) -> HostBuffer:
         """A buffer, page-locked while the limit allows; after the first refusal, which is told, none is."""
         buffer = HostBuffer(nbytes)

@@ -1,0 +1,34 @@
+"""The parts of `hvlite bench`, in the order in which the whole suite runs them. Imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from ..errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Part:
+    """A part: its module here, its share of the whole's time beside the other shares, and what it measures."""
+
+    module: str
+    share: float
+    about: str
+
+
+PARTS = {
+    "stream": Part("bench_stream", 3, "a step with resident and with streamed blocks"),
+    "kernels": Part("bench_kernels", 3, "every operation and a block of each kind against eager PyTorch"),
+    "vae": Part("bench_vae", 2, "the decode of a tile, whole and in chunks of time"),
+    "generate": Part("bench_generate", 3, "whole runs: predicted and measured peaks, under caps on a card"),
+    "peers": Part("peers", 2, "the same work by diffusers and others, as ratios"),
+}
+
+
+def choose_parts(names: Sequence[str]) -> list[str]:
+    """The parts named, each once; all of them where none is. ConfigError for a name there is not."""
+    for name in names:
+        if name not in PARTS:
+            raise ConfigError(f"hvlite bench {name}: no such part", hint=f"parts: {', '.join(PARTS)}")
+    return list(dict.fromkeys(names)) or list(PARTS)
