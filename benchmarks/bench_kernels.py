@@ -24,7 +24,6 @@ CALLS = {"cuda": 10, "cpu": 1}  # in one measured time: a kernel of 0.2 ms is sh
 
 def run(options: BenchOptions) -> Iterator[Result]:
     """Copy bandwidth, every case, then whole blocks, as far as the time goes."""
-    device = options.device
     copy = copy_bandwidth(options)
     yield Result(part=PART, case="copy", gate="none needed", values={"moved_bytes_per_s": copy})
     for make in CASES:
