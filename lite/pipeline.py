@@ -196,8 +196,6 @@ class Pipeline:
         }
 
 
-
-
 def load(
     path: Path | str | None = None,
     *,

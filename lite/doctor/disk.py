@@ -15,7 +15,8 @@ from .finding import Finding, Patient, State
 GIB = 1 << 30
 NEEDED_BYTES = 64 << 20  # a short video and its state
 COMFORTABLE_BYTES = 2 * GIB
-SAMPLE_BYTES = 128 << 20
+READ_BYTES = 128 << 20
+SAMPLE_BYTES = 16 << 20  # written first, so small: a busy disk may take seconds for it
 SLOW_BYTES_PER_S = 0.5e9  # a streamed fp8 step reads 13 GB: half a minute at this rate
 
 
@@ -72,13 +73,13 @@ def _judge_rate(rate: float, doing: str) -> Finding:
 
 
 def read_rate(path: Path) -> float:
-    """Bytes a second of up to SAMPLE_BYTES that the system is asked to read anew."""
+    """Bytes a second of up to READ_BYTES that the system is asked to read anew."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
         buffer, done, began = bytearray(8 << 20), 0, time.perf_counter()
-        while done < SAMPLE_BYTES and (count := os.readv(fd, [buffer])):
+        while done < READ_BYTES and (count := os.readv(fd, [buffer])):
             done += count
         return done / max(1e-9, time.perf_counter() - began)
     finally:
@@ -91,15 +92,15 @@ def check_link_rate(patient: Patient) -> Iterator[Finding]:
 
     if patient.device == "cpu" or not torch.cuda.is_available():
         return
-    source = torch.empty(SAMPLE_BYTES, dtype=torch.uint8, pin_memory=True)
-    target = torch.empty(SAMPLE_BYTES, dtype=torch.uint8, device="cuda")
+    source = torch.empty(READ_BYTES, dtype=torch.uint8, pin_memory=True)
+    target = torch.empty(READ_BYTES, dtype=torch.uint8, device="cuda")
     target.copy_(source, non_blocking=True)
     torch.cuda.synchronize()
     began = time.perf_counter()
     for _ in range(4):
         target.copy_(source, non_blocking=True)
     torch.cuda.synchronize()
-    rate = 4 * SAMPLE_BYTES / (time.perf_counter() - began)
+    rate = 4 * READ_BYTES / (time.perf_counter() - began)
     state: State = "ok" if rate > 5e9 else "warning"
     fix = None if state == "ok" else "nvidia-smi --query-gpu=pcie.link.gen.current,pcie.link.width.current --format=csv"
     yield Finding("PCIe rate", state, f"{rate / 1e9:.1f} GB/s from page-locked memory to the card", fix)

@@ -107,15 +107,14 @@ def judge_card(card: Card, holders: list[Holder]) -> Finding:
     what = f"{card.name}{capability}{size}"
     name = f"card {card.uuid[:12]}"
     if card.capability and card.capability < OLDEST:
-        return Finding(
-            name, "warning", f"{what}: older than hvlite was made for (RTX 20)", "hvlite generate --device cpu"
-        )
+        old = f"{what}: older than the oldest supported (RTX 20)"
+        return Finding(name, "warning", old, "--device cpu does without")
     if card.total_bytes and card.free_bytes is not None:
         what += f", {card.free_bytes / GIB:.1f} GiB free"
         if card.total_bytes - card.free_bytes > 0.1 * card.total_bytes:
             return Finding(name, "warning", f"{what}; in use by {_named(holders)}", _close(holders))
     if card.capability and card.capability < BF16:
-        return Finding(name, "warning", f"{what}: no bf16", "hvlite generate --precision fp16")
+        return Finding(name, "warning", f"{what}: no bf16", "--precision fp16 works instead")
     return Finding(name, "ok", what)
 
 

@@ -31,9 +31,7 @@ def check_model(patient: Patient) -> Iterator[Finding]:
         yield Finding("model", "error", f"{locked[0]} cannot be read", f"ls -l {locked[0]}", exit_code=3)
         return
     if files.layout == "hvlite":
-        what = (
-            f"{patient.model}: converted by hvlite, blocks stream; sizes and SHA-256 of every file are in hvlite.json"
-        )
+        what = f"{patient.model}: converted by hvlite, its blocks stream; hvlite.json has the SHA-256 of every file"
         yield Finding("model", "ok", what, f"hvlite verify {patient.model}   # reads and checks every file")
     else:
         what = f"{patient.model}: {files.layout} layout, complete; it is loaded whole"
