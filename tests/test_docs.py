@@ -16,7 +16,6 @@ from hvlite.cli import USAGE_ERROR, app, main
 ROOT = Path(__file__).resolve().parent.parent
 DOCUMENTS = [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("demo/*.md")]
 DOCUMENTS += [ROOT / "Dockerfile"]
-COMMAND = re.compile(r"(?:^|[\s`/])hvlite +([a-z]+(?: [^`\n]*)?)")
 FENCE = re.compile(r"^```.*?^```", re.MULTILINE | re.DOTALL)
 LINK = re.compile(r"\]\(([^)#\s]+)(?:#[^)]*)?\)")
 NAMES = set(typer.main.get_command(app).commands)  # type: ignore[attr-defined]
