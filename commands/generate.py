@@ -77,6 +77,7 @@ def generate(
     vram_limit: opt.VramLimit = None,
     ram_limit: opt.RamLimit = None,
     tier: opt.Tier = "auto",
+    prompt_cache: opt.PromptCache = True,
     threads: opt.Threads = None,
     json_lines: opt.JsonLines = False,
     dry_run: opt.DryRun = False,

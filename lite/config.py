@@ -127,6 +127,7 @@ class GenerateRequest:
     `model_config`: official transformer field names and values, winning over what lies beside the weights;
     `model_config_file` is where they were read, for messages. `tier`: where the transformer's blocks are.
     `vram_limit_bytes`, `ram_limit_bytes`: caps, see `pipeline.load`.
+    `prompt_cache`: keep the embeddings of prompts on disk, and look them up there.
     `wait`: for a graphics card that another run has, instead of refusing.
     """
 
@@ -146,6 +147,7 @@ class GenerateRequest:
     threads: int | None = None
     model_config_file: Path | None = None
     tier: str = "auto"
+    prompt_cache: bool = True
     vram_limit_bytes: int | None = None
     ram_limit_bytes: int | None = None
 

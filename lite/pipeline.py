@@ -20,6 +20,7 @@ from .arrangement import Arrangement, DecodeArrangement, accepted, plan_decode, 
 from .card import demo_root, load_card
 from .config import GenerateConfig
 from .device import cap_device_memory, choose_dtypes, memory_errors, probe_device
+from .encoders.prompt_cache import PromptCache
 from .events import Listener, ignore
 from .fingerprint import model_fingerprint
 from .models.vae_lean import decode_lean
@@ -30,6 +31,7 @@ from .plan import plan_memory
 from .planning.machine import MemoryLimits, machine_of
 from .planning.model import ModelSizes, plan_model
 from .planning.types import CONTEXT_BYTES, MemoryPlan
+from .prompts import embed_prompts, open_prompt_cache
 from .sampling import Predict, Schedule, denoise, flow_schedule, guidance_input, initial_latents
 from .streaming.tiers import choose_tier
 from .streaming.transformer_blocks import LoadedTransformer
@@ -71,6 +73,7 @@ class Pipeline:
         choose_tier(tier, parts.files.root, streamable=parts.is_streamable)
         self.parts = parts
         self.card = parts.card
+        self.keep_prompts = True  # embeddings of prompts, on disk
         self.tier = tier
         self.machine = machine_of(parts.device, limits or MemoryLimits())
         self.fingerprint = model_fingerprint(parts.files, parts.model_config)
@@ -82,6 +85,10 @@ class Pipeline:
     def arrange(self, config: GenerateConfig) -> Arrangement:
         """The plan's arrangement; MemoryLimitError, with what fits, where the video does not."""
         return accepted(self.plan(config))
+
+    @cached_property
+    def _prompt_cache(self) -> PromptCache | None:
+        return open_prompt_cache(self.parts) if self.keep_prompts else None
 
     @cached_property
     def _sizes(self) -> ModelSizes:
@@ -103,13 +110,12 @@ class Pipeline:
         yield from self.decode(latents, arrangement)
 
     def embed(self, config: GenerateConfig, arrangement: Arrangement) -> Conditioning:
-        """The prompt, and the negative prompt where there is one, through the text encoders."""
-        image, negative = config.frames == 1, config.effective_negative_prompt
-        with memory_errors("encoding the prompt"), self.parts.text(by_layer=arrangement.text_by_layer) as text:
-            return Conditioning(
-                positive=text.encode(config.prompt, image=image),
-                negative=None if negative is None else text.encode(negative, image=image),
-            )
+        """The prompt, and the negative prompt where there is one: kept embeddings, else through the text encoders."""
+        negative = config.effective_negative_prompt
+        prompts = [config.prompt] if negative is None else [config.prompt, negative]
+        image, by_layer = config.frames == 1, arrangement.text_by_layer
+        with memory_errors("encoding the prompt"):
+            return Conditioning(*embed_prompts(self.parts, self._prompt_cache, prompts, image=image, by_layer=by_layer))
 
     def denoise(
         self,
@@ -202,6 +208,7 @@ def load(
     tier: str = "auto",
     vram_limit_bytes: int | None = None,
     ram_limit_bytes: int | None = None,
+    prompt_cache: bool = True,
     on_event: Listener = ignore,
 ) -> Pipeline:
     """A pipeline for a model folder (official, diffusers, hvlite); None is the model that ships with hvlite.
@@ -211,8 +218,9 @@ def load(
     a config.json. `keep_loaded` keeps the parts in memory between videos. `tier` says where the transformer's blocks
     are: resident on the device, or streamed from host or disk, which needs an hvlite folder; auto is what the plan of
     a video finds fastest under the limits. `vram_limit_bytes` (None: all of the card) is a hard cap of this process,
-    `ram_limit_bytes` (None: 16 GiB) one that plans keep. `on_event` is told what the user should know. No weight is
-    read yet. ConfigError, CheckpointError, UnsupportedDeviceError.
+    `ram_limit_bytes` (None: 16 GiB) one that plans keep. `prompt_cache`: embeddings of prompts are kept on disk, and
+    looked up there, so that a repeated prompt loads no text encoder. `on_event` is told what the user should know. No
+    weight is read yet. ConfigError, CheckpointError, UnsupportedDeviceError.
     """
     root = demo_root() if path is None else Path(path)
     info = probe_device(device)
@@ -226,6 +234,7 @@ def load(
         on_event=on_event,
     )
     pipeline = Pipeline(parts, MemoryLimits(vram_limit_bytes, ram_limit_bytes), tier)
+    pipeline.keep_prompts = prompt_cache
     if vram_limit_bytes is not None:
         cap_device_memory(info, vram_limit_bytes - CONTEXT_BYTES)
     return pipeline

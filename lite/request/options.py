@@ -49,6 +49,7 @@ class GenerateOptions:
     wait: bool = True
     threads: int | None = None
     tier: str = "auto"
+    prompt_cache: bool = True
     vram_limit: str | None = None
     ram_limit: str | None = None
 
@@ -74,6 +75,7 @@ class RerunOptions:
     wait: bool = True
     threads: int | None = None
     tier: str = "auto"
+    prompt_cache: bool = True
     vram_limit: str | None = None
     ram_limit: str | None = None
 

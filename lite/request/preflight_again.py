@@ -47,6 +47,7 @@ def prepare_rerun(options: RerunOptions) -> Prepared:
         wait=options.wait,
         threads=options.threads,
         tier=options.tier,
+        prompt_cache=options.prompt_cache,
         vram_limit_bytes=parse_limit("--vram-limit", options.vram_limit),
         ram_limit_bytes=parse_limit("--ram-limit", options.ram_limit),
     )
