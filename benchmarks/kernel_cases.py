@@ -110,9 +110,11 @@ def gelu_cases(device: torch.device, size: Size) -> Iterator[KernelCase]:
     )
     for codes in code_types(device):
         yield KernelCase(
-            name=f"gelu_codes {name_of(codes)}",
-            work=lambda codes=codes: ops.gelu_codes(x, codes),
-            error=lambda codes=codes: code_error(ops.gelu_codes(few, codes), reference.gelu_codes(few, codes, 0)),
+            name=f"gelu_codes_ {name_of(codes)}",
+            work=lambda codes=codes: ops.gelu_codes_(x, codes),
+            error=lambda codes=codes: code_error(
+                ops.gelu_codes_(few.clone(), codes), reference.gelu_codes(few, codes, 0)
+            ),
             limit=0.01,
             moved_bytes=nbytes + x.numel(),
             baselines={"eager": lambda codes=codes: reference.quantize_tokens(reference.gelu_tanh(x), codes)},
