@@ -16,6 +16,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from ..lite.arithmetic import choose_arithmetic, kernel_capability
 from ..lite.events import Listener, ignore
 from ..lite.models.blocks import Modulation
 from ..lite.models.transformer import HunyuanVideoTransformer
@@ -129,7 +130,7 @@ def open_random_transformer(
         store.files,
         spread_tiers(tiers),
         copy_device(device),
-        options or StreamOptions(),
+        options or StreamOptions(arithmetic=choose_arithmetic("auto", kernel_capability(device))),
         on_event,
     )
     return LoadedTransformer(make_outer(store.config, device, dtype), blocks)
