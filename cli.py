@@ -21,6 +21,7 @@ import typer
 from typer.core import TyperCommand
 
 from .commands import bench as cli_bench
+from .commands import compare as cli_compare
 from .commands import options as opt
 from .commands import plan as cli_plan
 from .commands import quantize as cli_quantize
@@ -226,6 +227,7 @@ app.command(help=cli_plan.PLAN_HELP)(cli_plan.plan)
 app.command(help=cli_quantize.QUANTIZE_HELP)(cli_quantize.quantize)
 app.command()(cli_quantize.verify)
 app.command(help=cli_bench.BENCH_HELP)(cli_bench.bench)
+app.command(help=cli_compare.COMPARE_HELP)(cli_compare.compare)
 
 
 @app.command("version")
