@@ -258,6 +258,15 @@ Precision = Annotated[
 Device = Annotated[
     str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to run.", rich_help_panel=RUNNING)
 ]
+Wait = Annotated[
+    bool,
+    typer.Option(
+        "--wait/--no-wait",
+        metavar="",
+        help="Where another hvlite has the graphics card: wait for it, or refuse (exit code 75).",
+        rich_help_panel=RUNNING,
+    ),
+]
 Tier = Annotated[
     str,
     typer.Option(

@@ -126,6 +126,7 @@ class GenerateRequest:
     `resume`: True goes on from `<output>.hvlite/`, False starts anew over it, None refuses where one lies.
     `model_config`: official transformer field names and values, winning over what lies beside the weights;
     `model_config_file` is where they were read, for messages. `tier`: where the transformer's blocks are.
+    `wait`: for a graphics card that another run has, instead of refusing.
     """
 
     config: GenerateConfig
@@ -140,6 +141,7 @@ class GenerateRequest:
     preview_every: int | None = None
     precision: str | None = None
     device: str = "auto"
+    wait: bool = True
     threads: int | None = None
     model_config_file: Path | None = None
     tier: str = "auto"
@@ -174,6 +176,7 @@ class DecodeRequest:
     tiled: bool = True
     precision: str | None = None
     device: str = "auto"
+    wait: bool = True
     threads: int | None = None
 
     def __post_init__(self) -> None:

@@ -15,12 +15,16 @@ PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float
 
 @dataclass(frozen=True)
 class DeviceInfo:
-    """A device and what it can do. `total_bytes` is its memory; 0 for the CPU, whose memory is the host's."""
+    """A device and what it can do. `total_bytes` is its memory; 0 for the CPU, whose memory is the host's.
+
+    `uuid` is the card's own number, the same for every process whatever CUDA_VISIBLE_DEVICES says.
+    """
 
     device: torch.device
     name: str
     capability: tuple[int, int] | None = None
     total_bytes: int = 0
+    uuid: str = ""
 
     @property
     def is_cuda(self) -> bool:
@@ -48,7 +52,13 @@ def probe_device(name: str = "auto") -> DeviceInfo:
     device = torch.device("cuda", torch.cuda.current_device()) if name == "auto" else torch.device(name)
     properties = torch.cuda.get_device_properties(device)
     capability = (properties.major, properties.minor)
-    return DeviceInfo(device=device, name=properties.name, capability=capability, total_bytes=properties.total_memory)
+    return DeviceInfo(
+        device=device,
+        name=properties.name,
+        capability=capability,
+        total_bytes=properties.total_memory,
+        uuid=str(getattr(properties, "uuid", device.index or 0)),
+    )
 
 
 def choose_dtypes(info: DeviceInfo, precision: str | None = None) -> Dtypes:

@@ -38,24 +38,16 @@ class RunResult:
     seconds: float
 
 
-def run_generate(request: GenerateRequest, on_event: Listener, stop: StopFlag) -> RunResult:
-    """Make the video of `request`.
+def run_generate(
+    request: GenerateRequest, on_event: Listener, stop: StopFlag, pipeline: Pipeline | None = None
+) -> RunResult:
+    """Make the video of `request`; `pipeline` is one that `open_pipeline` made for several.
 
     With `request.resume` the run goes on from the last finished step, and ends with the bits of a run that was never
     stopped. Raises InterruptedRunError, its work kept, once `stop` is requested; and what the stages raise.
     """
-    _set_threads(request.threads)
     began = time.monotonic()
-    pipeline = load(
-        request.model,
-        device=request.device,
-        precision=request.precision,
-        dit_weight=request.dit_weight,
-        config=request.model_config,
-        tier=request.tier,
-        on_event=on_event,
-    )
-    _note_precision(request, pipeline, on_event)
+    pipeline = pipeline or open_pipeline(request, on_event)
     settings = pipeline.settings(request.config)
     with RunState.open(request.output) as state:
         resumed = state.begin(settings, pipeline.fingerprint, resume=bool(request.resume))
@@ -70,6 +62,22 @@ def run_generate(request: GenerateRequest, on_event: Listener, stop: StopFlag) -
     seconds = time.monotonic() - began
     on_event(Finished(request.output, request.config.seed, seconds, summary(pipeline)))
     return RunResult(request.output, settings, seconds)
+
+
+def open_pipeline(request: GenerateRequest, on_event: Listener) -> Pipeline:
+    """The model of a request and how it says to run it; no weight is read yet."""
+    _set_threads(request.threads)
+    pipeline = load(
+        request.model,
+        device=request.device,
+        precision=request.precision,
+        dit_weight=request.dit_weight,
+        config=request.model_config,
+        tier=request.tier,
+        on_event=on_event,
+    )
+    _note_precision(request, pipeline, on_event)
+    return pipeline
 
 
 def run_decode(request: DecodeRequest, on_event: Listener, stop: StopFlag) -> RunResult:

@@ -28,7 +28,7 @@ from .output.encoding import VideoEncoding
 from .parts import ModelParts
 from .sampling import Predict, Schedule, denoise, flow_schedule, guidance_input, initial_latents
 from .streaming.transformer_blocks import LoadedTransformer
-from .text import PromptEmbeds
+from .text import PromptEmbeds, TextEncoders
 from .tiling import TileSpec
 from .velocity import Velocity
 from .video import frames_to_uint8, write_video
@@ -81,12 +81,8 @@ class Pipeline:
 
     def embed(self, config: GenerateConfig) -> Conditioning:
         """The prompt, and the negative prompt where there is one, through the text encoders."""
-        image, negative = config.frames == 1, config.effective_negative_prompt
         with memory_errors("encoding the prompt"), self.parts.text() as text:
-            return Conditioning(
-                positive=text.encode(config.prompt, image=image),
-                negative=None if negative is None else text.encode(negative, image=image),
-            )
+            return condition(text, config)
 
     def denoise(
         self, config: GenerateConfig, conditioning: Conditioning, latents: Tensor, *, start: int = 0
@@ -124,6 +120,15 @@ class Pipeline:
             "precision": str(self.parts.dtypes.transformer).removeprefix("torch."),
             "device": self.parts.device.device.type,
         }
+
+
+def condition(text: TextEncoders, config: GenerateConfig) -> Conditioning:
+    """The prompt of a config, and its negative prompt where there is one, through text encoders that are loaded."""
+    image, negative = config.frames == 1, config.effective_negative_prompt
+    return Conditioning(
+        positive=text.encode(config.prompt, image=image),
+        negative=None if negative is None else text.encode(negative, image=image),
+    )
 
 
 def guided(transformer: LoadedTransformer, conditioning: Conditioning, config: GenerateConfig) -> Predict:

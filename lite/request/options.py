@@ -46,6 +46,7 @@ class GenerateOptions:
     vae_tiling: bool = True
     precision: str | None = None
     device: str = "auto"
+    wait: bool = True
     threads: int | None = None
     tier: str = "auto"
 
@@ -68,6 +69,7 @@ class RerunOptions:
     use_fp8: bool = False
     precision: str | None = None
     device: str = "auto"
+    wait: bool = True
     threads: int | None = None
     tier: str = "auto"
 
@@ -90,4 +92,5 @@ class DecodeOptions:
     vae_tiling: bool = True
     precision: str | None = None
     device: str = "auto"
+    wait: bool = True
     threads: int | None = None

@@ -176,6 +176,7 @@ def _request(
         preview_every=DEFAULT_PREVIEW_EVERY if options.preview and every is None else every,
         precision=options.precision,
         device=options.device,
+        wait=options.wait,
         threads=options.threads,
         tier=options.tier,
     )

@@ -43,6 +43,7 @@ def prepare_rerun(options: RerunOptions) -> Prepared:
         keep_latents=options.keep_latents,
         precision=options.precision or TORCH_PRECISIONS.get(str(settings.get("precision"))),
         device=options.device,
+        wait=options.wait,
         threads=options.threads,
         tier=options.tier,
     )
@@ -76,6 +77,7 @@ def prepare_decode(options: DecodeOptions) -> DecodeRequest:
         fps=options.fps,
         tiled=options.vae_tiling,
         device=options.device,
+        wait=options.wait,
         precision=options.precision,
         threads=options.threads,
     )
