@@ -65,17 +65,18 @@ def _line_rows(text: str) -> list[BatchRow]:
 def _csv_rows(path: Path, text: str) -> tuple[list[BatchRow], list[str]]:
     reader = csv.DictReader(io.StringIO(text, newline=""), skipinitialspace=True)
     try:
-        names = {name: (name or "").strip().lower() for name in reader.fieldnames or ()}
-        if list(names.values()).count("prompt") != 1:
+        columns = [name.strip().lower() for name in reader.fieldnames or ()]
+        if columns.count("prompt") != 1:
             raise ConfigError(
-                f"{path} has no column called prompt; its columns are {', '.join(names.values()) or 'none'}",
+                f"{path} has no column called prompt, or several; its columns are {', '.join(columns) or 'none'}",
                 hint="its first line names the columns: prompt,seed,height,width,frames,steps,guidance,negative_prompt",
             )
-        cells = [{names[name]: cell or "" for name, cell in row.items() if name in names} for row in reader]
+        reader.fieldnames = columns
+        cells = [{name: row[name] or "" for name in columns} for row in reader]
     except csv.Error as error:
         raise ConfigError(f"{path}, line {reader.line_num}: {error}", hint="quote prompts that hold commas") from None
     filled = [row for row in cells if any(cell.strip() for cell in row.values())]
-    unknown = sorted(set(names.values()) - {"prompt", *WHOLE_NUMBERS, *NUMBERS, *TEXTS})
+    unknown = sorted(set(columns) - {"prompt", *WHOLE_NUMBERS, *NUMBERS, *TEXTS})
     return [_csv_row(number, row) for number, row in enumerate(filled, 1)], unknown
 
 

@@ -95,7 +95,7 @@ def _prepare_row(row: BatchRow, seed: int, output: Path, options: GenerateOption
     given = {name: value for name, value in given.items() if value is not None}
     if row.height is not None:
         given |= {"video_size": (row.height, row.width), "resolution": None, "aspect": None}
-    ((prepared,), notes) = prepare(replace(options, **given))
+    ((prepared,), notes) = prepare(replace(options, **given), makes_folder=True)
     return prepared, notes
 
 
@@ -150,7 +150,10 @@ def _make_one(batch: Batch, index: int, pipeline: EmbeddedPipeline, on_event: Li
     try:
         if stop.requested:
             raise InterruptedRunError("stopped")
-        made = run_generate(batch.prepared[index].request, on_event, stop, pipeline=pipeline)
+        prepared = batch.prepared[index]
+        # Every request may resume; where there is nothing to go on from, the run need not say so.
+        request = replace(prepared.request, resume=prepared.before.step is not None)
+        made = run_generate(request, on_event, stop, pipeline=pipeline)
         manifest.update(index, state="done", seconds=round(made.seconds, 3), error=None)
     except (InterruptedRunError, KeyboardInterrupt):
         where = f"stopped at video {manifest.entries[index].number} of {len(manifest.entries)}"
