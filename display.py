@@ -192,6 +192,7 @@ def summarised(summary: Mapping[str, object]) -> str:
         str(summary.get("device", "")),
         arithmetic,
         str(summary.get("attention", "")),
+        str(summary.get("linear", "")),
         str(summary.get("tier", "")),
     ]
     return ", ".join(word for word in words if word)

@@ -21,12 +21,10 @@ from torch import Tensor
 
 from ..lite.card import demo_root
 from ..lite.config import GenerateConfig
-from ..lite.models.linear import Arithmetic
 from ..lite.pipeline import Conditioning, Pipeline, load, schedule_of
 from ..lite.sampling import initial_latents
-from ..lite.streaming.transformer_blocks import LoadedTransformer
 from .metrics import psnr_db
-from .quality import PROMPTS, convert_all, set_arithmetic
+from .quality import PROMPTS, convert_all
 from .results import Plain, Result, check_gate
 from .suite import BenchOptions
 from .video_compare import compare_frames
@@ -35,25 +33,21 @@ PART = "quality"
 HELD_OUT = 128
 TRANSFORMERS = ("fp8", "fp8:mse", "int8", "int8:mse", "mixed")
 TEXT_ENCODERS = ("nf4", "int4", "int8")
+LINEAR = ("dequantize", "w8a8")
 LEAST_COSINE = 0.9  # below that something is broken, not quantized
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """A way to run: a folder (None: as it ships), what `load` is told, and how quantized layers multiply."""
+    """A way to run: a folder (None: as it ships), and what `load` is told."""
 
     name: str
     folder: Path | None = None
     options: dict[str, Any] = field(default_factory=dict)
-    arithmetic: Arithmetic | None = None
 
     def open(self) -> Pipeline:
         """The pipeline, its parts staying in memory."""
-        pipeline = load(self.folder, device="cpu", keep_loaded=True, **self.options)
-        if self.arithmetic is not None:
-            with pipeline.parts.transformer() as loaded:
-                choose_arithmetic(loaded, self.arithmetic)
-        return pipeline
+        return load(self.folder, device="cpu", keep_loaded=True, **self.options)
 
 
 @dataclass(frozen=True)
@@ -78,7 +72,7 @@ def configurations(folders: dict[str, Path], texts: dict[str, Path]) -> list[Con
     """The unquantized model first; then one thing changed at a time."""
     found = [Configuration("as it ships")]
     for scheme, folder in folders.items():
-        found += [Configuration(f"{scheme}, {each}", folder, arithmetic=each) for each in ("dequantize", "w8a8")]
+        found += [Configuration(f"{scheme}, {each}", folder, {"linear": each}) for each in LINEAR]
     found += [Configuration(f"{scheme} text encoder", folder) for scheme, folder in texts.items()]
     found += [Configuration(f"{tier} tier, fp8", folders["fp8"], {"tier": tier}) for tier in ("host", "disk")]
     return found
@@ -101,13 +95,6 @@ def run_configurations(
         settings: dict[str, Plain] = {"prompts": len(prompts), "held_out_prompts": held_out}
         shares = accuracies(pipeline, held_out)
         yield Result(part=PART, case=each.name, gate=gate, values=values | shares, settings=settings)
-
-
-def choose_arithmetic(loaded: LoadedTransformer, arithmetic: Arithmetic) -> None:
-    """How its quantized layers multiply, also those of blocks that stream: a pass makes the module of every slot."""
-    set_arithmetic(loaded.model, arithmetic)
-    for block in loaded.blocks.each():
-        set_arithmetic(block, arithmetic)
 
 
 def trajectory_of(pipeline: Pipeline, prompt: str, seed: int) -> Trajectory:

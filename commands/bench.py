@@ -12,6 +12,7 @@ import typer
 from ..benchmarks.part_list import PARTS, choose_parts
 from ..display import SafeLine
 from ..errors import InterruptedRunError
+from . import bench_compile as compiled
 from . import options as opt
 
 if TYPE_CHECKING:
@@ -29,7 +30,10 @@ hvlite bench stream vae --minutes 5 --vram-limit 12GiB --output mine.json
 
 hvlite bench --compare before.json after.json
 
-Nothing is timed before its result was found right. Parts: {", ".join(PARTS)}."""
+hvlite bench compile --capability 86 --only attention
+
+Nothing is timed before its result was found right. Parts: {", ".join(PARTS)}. By itself:
+{compiled.PART}, which compiles the kernels for cards that are not here and takes minutes on a CPU."""
 
 PartNames = Annotated[list[str] | None, typer.Argument(metavar="PART", help="Only these parts.")]
 Minutes = Annotated[float, typer.Option("--minutes", metavar="N", min=0.1, help="About how long it may take.")]
@@ -51,6 +55,8 @@ def bench(
     output: OutputFile = None,
     compare: Compare = None,
     vram_limit: VramLimit = None,
+    capability: compiled.Capability = None,
+    only: compiled.Only = "",
     device: opt.Device = "auto",
     threads: opt.Threads = None,
     json_lines: opt.JsonLines = False,
@@ -59,6 +65,9 @@ def bench(
     """See BENCH_HELP."""
     if compare is not None:
         _compare(*compare, json_lines=json_lines)
+        return
+    if part == [compiled.PART]:
+        compiled.bench_compile(capability or (), only, json_lines=json_lines)
         return
     names = choose_parts(part or ())
     from ..benchmarks.suite import run_suite

@@ -75,6 +75,7 @@ def generate(
     device: opt.Device = "auto",
     wait: opt.Wait = True,
     tier: opt.Tier = "auto",
+    linear: opt.Linear = "auto",
     threads: opt.Threads = None,
     json_lines: opt.JsonLines = False,
     dry_run: opt.DryRun = False,

@@ -276,6 +276,15 @@ Tier = Annotated[
         rich_help_panel=RUNNING,
     ),
 ]
+Linear = Annotated[
+    str,
+    typer.Option(
+        "--linear",
+        metavar="auto|w8a8|dequantize",
+        help="Quantized layers: 8-bit products where the card has them, or widened weights.",
+        rich_help_panel=RUNNING,
+    ),
+]
 Threads = Annotated[
     int | None, typer.Option("--threads", metavar="N", help="Threads of the CPU.", rich_help_panel=RUNNING)
 ]

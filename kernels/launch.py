@@ -28,8 +28,9 @@ class CompileCase:
 
     `signature` has every argument in order with its Triton type ("*fp16", "i32", "fp32") or "constexpr"; `constexprs`
     gives the values of the latter, the tiles of `launch` included. `unaligned` names pointers and integers that are
-    not multiples of 16. `tensor_core` is a part of the PTX instruction that must be there, None for kernels without
-    products. `loop_flops` is twice the multiply-accumulates of one round of the hot loop, 0 where that says nothing.
+    not multiples of 16. `tensor_core` is a part of the PTX instruction that must be there (several: with spaces
+    between), None for kernels without products. `loop_flops` is twice the multiply-accumulates of one round of the hot
+    loop, 0 where that says nothing.
     """
 
     name: str

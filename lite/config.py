@@ -23,6 +23,7 @@ from .streaming.tiers import TIER_CHOICES
 MAX_SEED = 2**63 - 1
 PRECISIONS = ("fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu", "cuda")
+LINEAR_CHOICES = ("auto", "w8a8", "dequantize")
 
 
 @dataclass(frozen=True)
@@ -145,6 +146,7 @@ class GenerateRequest:
     threads: int | None = None
     model_config_file: Path | None = None
     tier: str = "auto"
+    linear: str = "auto"
 
     def __post_init__(self) -> None:
         if self.force and self.resume:
@@ -153,6 +155,7 @@ class GenerateRequest:
             _check_int("preview_every", self.preview_every)
             _check_range("preview_every", self.preview_every, 1, 1000)
         _check_choice("tier", self.tier, TIER_CHOICES)
+        _check_choice("linear", self.linear, LINEAR_CHOICES)
         _check_running(self.precision, self.device, self.threads)
 
     @property

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, InterruptedRunError
+from .arithmetic import describe_kernels
 from .config import DecodeRequest, GenerateConfig, GenerateRequest
 from .events import Finished, Listener, Note, stage
 from .interrupt import StopFlag
@@ -74,6 +75,7 @@ def open_pipeline(request: GenerateRequest, on_event: Listener) -> Pipeline:
         dit_weight=request.dit_weight,
         config=request.model_config,
         tier=request.tier,
+        linear=request.linear,
         on_event=on_event,
     )
     _note_precision(request, pipeline, on_event)
@@ -120,11 +122,13 @@ def summary(pipeline: Pipeline) -> dict[str, Any]:
     """What really ran."""
     parts = pipeline.parts
     names = {"transformer": parts.dtypes.transformer, "vae": parts.dtypes.vae, "text_encoders": parts.dtypes.text}
+    linear = describe_kernels(parts.device.device, parts.arithmetic)
     return {
         "model": pipeline.card.name,
         "device": parts.device.name,
         "attention": "torch sdpa",
         "dtypes": {part: str(dtype).removeprefix("torch.") for part, dtype in names.items()},
+        **({"linear": f"linear {linear}"} if parts.is_streamable else {}),
         "tier": str(parts.tiers or TierCounts()),
     }
 

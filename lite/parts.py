@@ -9,11 +9,13 @@ from typing import Any, TypeVar
 import torch
 
 from ..quantize.source import ModelFiles
+from .arithmetic import choose_arithmetic, kernel_capability
 from .card import ModelCard
 from .checkpoint import load_transformer, load_vae
 from .device import DeviceInfo, Dtypes
 from .events import Listener, ignore
 from .models.vae import AutoencoderKLCausal3D
+from .streaming.streamed_blocks import StreamOptions
 from .streaming.streamed_transformer import open_streamed_transformer
 from .streaming.tiers import TierCounts, choose_tier
 from .streaming.transformer_blocks import LoadedTransformer, ResidentBlocks
@@ -35,13 +37,18 @@ class ModelParts:
         model_config: Mapping[str, Any] | None = None,
         keep_loaded: bool = False,
         tier: str = "auto",
+        linear: str = "auto",
         on_event: Listener = ignore,
     ) -> None:
-        """`tier`: where the transformer's blocks are. ConfigError for one that this model cannot have."""
+        """`tier`: where the transformer's blocks are. `linear`: how quantized layers multiply (`choose_arithmetic`).
+
+        ConfigError or UnsupportedDeviceError for what this model or device cannot have.
+        """
         self.files, self.card, self.device, self.dtypes = files, card, device, dtypes
         self.model_config = model_config
         self.tiers: TierCounts | None = None  # where the blocks really were, once the transformer was loaded
         self.tier = choose_tier(tier, files.root, streamable=self.is_streamable)
+        self.arithmetic = choose_arithmetic(linear, kernel_capability(device.device))
         self.on_event = on_event
         self._kept: dict[str, Any] = {}
         self._keep_loaded = keep_loaded
@@ -71,7 +78,13 @@ class ModelParts:
         device, dtype = self.device.device, self.dtypes.transformer
         if self.is_streamable:
             loaded = open_streamed_transformer(
-                self.files, device, dtype, config=self.model_config, tier=self.tier, on_event=self.on_event
+                self.files,
+                device,
+                dtype,
+                config=self.model_config,
+                tier=self.tier,
+                options=StreamOptions(arithmetic=self.arithmetic),
+                on_event=self.on_event,
             )
         else:
             model = load_transformer(self.files, device, dtype, self.model_config)

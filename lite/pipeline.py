@@ -119,6 +119,7 @@ class Pipeline:
             "model_fingerprint": self.fingerprint,
             "precision": str(self.parts.dtypes.transformer).removeprefix("torch."),
             "device": self.parts.device.device.type,
+            **({"linear": str(self.parts.arithmetic)} if self.parts.is_streamable else {}),
         }
 
 
@@ -171,6 +172,7 @@ def load(
     config: Mapping[str, Any] | None = None,
     keep_loaded: bool = False,
     tier: str = "auto",
+    linear: str = "auto",
     on_event: Listener = ignore,
 ) -> Pipeline:
     """A pipeline for a model folder (official, diffusers, hvlite); None is the model that ships with hvlite.
@@ -178,7 +180,8 @@ def load(
     `device`: auto, cpu or cuda. `precision` of the transformer on a GPU: bf16 (default), fp16, fp32; a CPU computes
     in fp32. `dit_weight`: another file for the transformer. `config`: official transformer field names, winning over
     a config.json. `keep_loaded` keeps the parts in memory between videos. `tier` says where the transformer's blocks
-    are: resident on the device, or streamed from host or disk, which needs an hvlite folder. `on_event` is told what
+    are: resident on the device, or streamed from host or disk, which needs an hvlite folder. `linear` says how the
+    quantized layers of such a folder are multiplied: see `lite.arithmetic.choose_arithmetic`. `on_event` is told what
     the user should know. No weight is read yet.
     """
     root = demo_root() if path is None else Path(path)
@@ -191,6 +194,7 @@ def load(
         model_config=config,
         keep_loaded=keep_loaded,
         tier=tier,
+        linear=linear,
         on_event=on_event,
     )
     return Pipeline(parts)

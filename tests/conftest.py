@@ -1,7 +1,14 @@
-"""Shared by all tests: one torch thread (small tensors run faster so), and the official code's recorded outputs."""
+"""Shared by all tests: one torch thread (small tensors run faster so), the official code's recorded outputs, and
+Triton's interpreter where there is no card.
+
+Triton decides when it is imported, and again at each kernel's decorator, whether kernels are compiled or interpreted.
+Other packages import it (diffusers does), so the choice is made here, before any of them, the same for every selection
+of tests. It stays in this process: child processes, such as the ahead-of-time compiler's, find a clean environment.
+"""
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 from pathlib import Path
@@ -14,6 +21,22 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 import pytest
 import torch
+
+
+def interpret_triton() -> None:
+    """Import Triton in its interpreter mode and keep the mode for this process alone."""
+    os.environ["TRITON_INTERPRET"] = "1"
+    import triton
+    import triton.language
+
+    triton.knobs.propagate_env = False  # or the next line would set the variable again
+    triton.knobs.runtime.interpret = True
+    triton.knobs.propagate_env = True
+    del os.environ["TRITON_INTERPRET"]
+
+
+if importlib.util.find_spec("triton") and not torch.cuda.is_available():
+    interpret_triton()
 
 
 @pytest.fixture(scope="session", autouse=True)

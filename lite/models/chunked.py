@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from ...kernels import ops
 from ...quantize.architecture import TransformerConfig
 from .blocks import DoubleStreamBlock, Modulation, Rope, SingleStreamBlock
-from .linear import linear_rows
+from .linear import Tokens, add_linear_, gelu_for, linear_rows, linear_rows_into, normed_for
 
 DEFAULT_TOKEN_CHUNK = 8192
 
@@ -92,39 +92,45 @@ def run_double(
     """A double-stream block over `sequence.tokens`, in place."""
     for span in sequence.spans:
         stream, (attention, _) = _stream(block, span), modulation[0 if span.is_video else 1]
-        k, v = stream.keys_values(ops.modulated_norm(span.of(sequence.tokens), attention.shift, attention.scale))
+        k, v = stream.keys_values(normed_for(stream.qkv, span.of(sequence.tokens), attention))
         sequence.keep_keys(span, k, v)
         del k, v
     for span in sequence.spans:
         stream, (attention, mlp) = _stream(block, span), modulation[0 if span.is_video else 1]
         x = span.of(sequence.tokens)
-        q = stream.queries(ops.modulated_norm(x, attention.shift, attention.scale))
-        ops.gated_residual_(x, stream.proj(sequence.attend(span, q)), attention.gate)
+        q = stream.queries(normed_for(stream.qkv, x, attention))
+        add_linear_(x, stream.proj, sequence.attend(span, q), attention.gate)
         del q
-        ops.gated_residual_(x, stream.mlp(ops.modulated_norm(x, mlp.shift, mlp.scale)), mlp.gate)
+        _add_mlp_(x, stream.fc1, stream.fc2, mlp)
+
+
+def _add_mlp_(x: Tensor, fc1: nn.Module, fc2: nn.Module, modulation: Modulation) -> None:
+    """x += gate * MLP(norm(x)), in place; quantized layers take their input as codes."""
+    inner = linear_rows(fc1, normed_for(fc1, x, modulation))
+    add_linear_(x, fc2, gelu_for(fc2, inner), modulation.gate)
 
 
 @torch.no_grad()
 def run_single(block: SingleStreamBlock, sequence: Sequence, modulation: Modulation) -> None:
-    """A single-stream block over `sequence.tokens`, in place; neither linear1's nor linear2's whole input is made."""
+    """A single-stream block over `sequence.tokens`, in place; linear1's whole output is never made."""
     hidden, heads = block.hidden_size, block.heads
     for span in sequence.spans:
-        h = ops.modulated_norm(span.of(sequence.tokens), modulation.shift, modulation.scale)
+        h = normed_for(block.linear1, span.of(sequence.tokens), modulation)
         k, v = linear_rows(block.linear1, h, hidden, 3 * hidden).unflatten(-1, (2, heads, -1)).unbind(2)
         del h
         sequence.keep_keys(span, block.k_norm(k), v)
         del k, v
     for span in sequence.spans:
         x = span.of(sequence.tokens)
-        h = ops.modulated_norm(x, modulation.shift, modulation.scale)
+        h = normed_for(block.linear1, x, modulation)
         q = block.q_norm(linear_rows(block.linear1, h, 0, hidden).unflatten(-1, (heads, -1)))
         attended = sequence.attend(span, q)
         both = x.new_empty(*x.shape[:2], block.linear2.in_features)
         both[..., :hidden] = attended
         del q, attended
-        both[..., hidden:] = ops.gelu_tanh_(linear_rows(block.linear1, h, 3 * hidden, block.linear1.out_features))
+        linear_rows_into(both[..., hidden:], block.linear1, h, 3 * hidden)
         del h
-        ops.gated_residual_(x, block.linear2(both), modulation.gate)
+        add_linear_(x, block.linear2, gelu_for(block.linear2, both, hidden), modulation.gate)
         del both
 
 
@@ -133,23 +139,23 @@ class _Stream:
     """One stream's weights of a double block."""
 
     heads: int
+    hidden: int
     qkv: nn.Module
     q_norm: nn.Module
     k_norm: nn.Module
     proj: nn.Module
-    mlp: nn.Module
+    fc1: nn.Module
+    fc2: nn.Module
 
-    def queries(self, h: Tensor) -> Tensor:
-        rows = h.shape[-1]
-        return self.q_norm(linear_rows(self.qkv, h, 0, rows).unflatten(-1, (self.heads, -1)))
+    def queries(self, h: Tokens) -> Tensor:
+        return self.q_norm(linear_rows(self.qkv, h, 0, self.hidden).unflatten(-1, (self.heads, -1)))
 
-    def keys_values(self, h: Tensor) -> tuple[Tensor, Tensor]:
-        rows = h.shape[-1]
-        k, v = linear_rows(self.qkv, h, rows, 3 * rows).unflatten(-1, (2, self.heads, -1)).unbind(2)
+    def keys_values(self, h: Tokens) -> tuple[Tensor, Tensor]:
+        k, v = linear_rows(self.qkv, h, self.hidden, 3 * self.hidden).unflatten(-1, (2, self.heads, -1)).unbind(2)
         return self.k_norm(k), v
 
 
 def _stream(block: DoubleStreamBlock, span: TokenSpan) -> _Stream:
     name = "img" if span.is_video else "txt"
-    parts = (f"{name}_attn_qkv", f"{name}_attn_q_norm", f"{name}_attn_k_norm", f"{name}_attn_proj", f"{name}_mlp")
-    return _Stream(block.heads, *(getattr(block, part) for part in parts))
+    parts = ("attn_qkv", "attn_q_norm", "attn_k_norm", "attn_proj", "mlp.fc1", "mlp.fc2")
+    return _Stream(block.heads, block.hidden_size, *(block.get_submodule(f"{name}_{part}") for part in parts))

@@ -137,8 +137,7 @@ def _double_block(step: Step) -> Iterator[Moment]:
     yield Moment("double block: attention", 2 * part + attention.peak)
     yield Moment("double block: projection", 2 * part + op.linear(n, hidden, hidden, w, step.scheme).peak)
     yield Moment("double block: MLP up", part + op.linear(n, inner, hidden, w, step.scheme).peak)
-    yield Moment("double block: GELU", part + w * n * inner + op.gelu_tanh(n, inner, w).peak)
-    yield Moment("double block: MLP down", part + w * n * inner + op.linear(n, hidden, inner, w, step.scheme).peak)
+    yield Moment("double block: MLP down", w * n * inner + op.linear(n, hidden, inner, w, step.scheme).peak)
 
 
 def _single_block(step: Step) -> Iterator[Moment]:

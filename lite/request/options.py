@@ -49,6 +49,7 @@ class GenerateOptions:
     wait: bool = True
     threads: int | None = None
     tier: str = "auto"
+    linear: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -72,6 +73,7 @@ class RerunOptions:
     wait: bool = True
     threads: int | None = None
     tier: str = "auto"
+    linear: str = "auto"
 
 
 @dataclass(frozen=True)

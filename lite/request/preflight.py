@@ -182,6 +182,7 @@ def _request(
         wait=options.wait,
         threads=options.threads,
         tier=options.tier,
+        linear=options.linear,
     )
 
 

@@ -46,6 +46,7 @@ def prepare_rerun(options: RerunOptions) -> Prepared:
         wait=options.wait,
         threads=options.threads,
         tier=options.tier,
+        linear=options.linear,
     )
     fingerprint = model_fingerprint(choice.files, request.model_config)
     _check_same_model(settings, fingerprint, options.video)

@@ -170,9 +170,9 @@ def test_quality_of_configurations(options):
     folders = convert_all(demo_root(), options.work, "transformer", ("int8",))
     chosen = [
         Configuration("as it ships"),
-        Configuration("int8", folders["int8"], arithmetic="dequantize"),
-        Configuration("int8, w8a8", folders["int8"], arithmetic="w8a8"),
-        Configuration("disk", folders["int8"], {"tier": "disk"}, arithmetic="w8a8"),
+        Configuration("int8", folders["int8"], {"linear": "dequantize"}),
+        Configuration("int8, w8a8", folders["int8"], {"linear": "w8a8"}),
+        Configuration("disk", folders["int8"], {"tier": "disk", "linear": "w8a8"}),
     ]
     results = list(run_configurations(options, chosen, PROMPTS[:1], 1))
     by_name = {result.case: result.values for result in results}
