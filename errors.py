@@ -63,7 +63,7 @@ class DeviceBusyError(HvliteError):
 
 
 class NonFiniteError(HvliteError):
-    """The model produced NaN or infinity: the step and the block are named, the work before it is kept."""
+    """The model gave NaN, infinity or one value everywhere: step and block are named, the work before it is kept."""
 
     exit_code = 5
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +13,7 @@ from torch import Tensor
 from ..kernels import ops, reference
 
 Work = Callable[[], object]
+Codes = tuple[Tensor, Tensor]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,14 +75,15 @@ def row_cases(device: torch.device, size: Size) -> Iterator[KernelCase]:
     for codes in code_types(device):
         yield KernelCase(
             name=f"modulated_norm_codes {name_of(codes)}",
-            work=lambda codes=codes: ops.modulated_norm_codes(x, shift, scale, codes),
-            error=lambda codes=codes: code_error(
-                ops.modulated_norm_codes(few, shift, scale, codes),
-                reference.modulated_norm_codes(few, shift, scale, 1e-6, codes),
+            work=partial(ops.modulated_norm_codes, x, shift, scale, codes),
+            error=partial(
+                codes_error,
+                partial(ops.modulated_norm_codes, few, shift, scale, codes),
+                partial(reference.modulated_norm_codes, few, shift, scale, 1e-6, codes),
             ),
             limit=0.01,
             moved_bytes=nbytes + x.numel(),
-            baselines={"eager": lambda codes=codes: reference.modulated_norm_codes(x, shift, scale, 1e-6, codes)},
+            baselines={"eager": partial(reference.modulated_norm_codes, x, shift, scale, 1e-6, codes)},
         )
     branch = torch.randn_like(x)
     yield KernelCase(
@@ -111,12 +114,27 @@ def gelu_cases(device: torch.device, size: Size) -> Iterator[KernelCase]:
     for codes in code_types(device):
         yield KernelCase(
             name=f"gelu_codes {name_of(codes)}",
-            work=lambda codes=codes: ops.gelu_codes(x, codes),
-            error=lambda codes=codes: code_error(ops.gelu_codes(few, codes), reference.gelu_codes(few, codes, 0)),
+            work=partial(ops.gelu_codes, x, codes),
+            error=partial(
+                codes_error, partial(ops.gelu_codes, few, codes), partial(reference.gelu_codes, few, codes, 0)
+            ),
             limit=0.01,
             moved_bytes=nbytes + x.numel(),
-            baselines={"eager": lambda codes=codes: reference.quantize_tokens(reference.gelu_tanh(x), codes)},
+            baselines={"eager": partial(_gelu_then_quantize, x, codes)},
         )
+
+
+def codes_error(ours: Callable[[], Codes], wanted: Callable[[], Codes]) -> float:
+    """`code_error` of two computations."""
+    return code_error(ours(), wanted())
+
+
+def _gelu_then_quantize(x: Tensor, codes: torch.dtype) -> Codes:
+    return reference.quantize_tokens(reference.gelu_tanh(x), codes)
+
+
+def _first_rows_error(work: Callable[[], Tensor], wanted: Tensor) -> float:
+    return relative(work()[:100], wanted)
 
 
 def product_cases(device: torch.device, size: Size) -> Iterator[KernelCase]:
@@ -133,15 +151,15 @@ def product_cases(device: torch.device, size: Size) -> Iterator[KernelCase]:
         multiply = ops.int8_mm if codes == torch.int8 else ops.fp8_mm
         out = torch.empty(size.chunk, weight.shape[0], device=device, dtype=dtype)
         for name, work in (
-            ("", lambda a=a, b=b, multiply=multiply: multiply(*a, *b, None, dtype)),
-            (" own kernel", lambda a=a, b=b, out=out: ops.codes_mm_(out, *a, *b)),
-            (" decoded", lambda b=b: ops.w8a16_mm(x, *b)),
+            ("", partial(multiply, *a, *b, None, dtype)),
+            (" own kernel", partial(ops.codes_mm_, out, *a, *b)),
+            (" decoded", partial(ops.w8a16_mm, x, *b)),
         ):
             limit = 0.08 if name == " decoded" else 0.01
             yield KernelCase(
                 name=f"{'int8' if codes == torch.int8 else 'fp8'}_mm{name}",
                 work=work,
-                error=lambda work=work, wanted=wanted: relative(work()[:100], wanted),
+                error=partial(_first_rows_error, work, wanted),
                 limit=limit,
                 flops=flops,
                 baselines={**plain, **_torch_products(a, b, dtype)},

@@ -14,6 +14,7 @@ OUTPUT = "Output"
 RESUME = "Interrupted runs"
 MODEL = "Model"
 RUNNING = "Running"
+LIMITS = "Memory"
 
 PromptWords = Annotated[
     str | None, typer.Argument(metavar="PROMPT", help="What to show, in quotes.", rich_help_panel=WHAT)
@@ -272,7 +273,34 @@ Tier = Annotated[
     typer.Option(
         "--tier",
         metavar="auto|resident|host|disk",
-        help="Where the transformer's blocks are during the run.",
+        help="Where the transformer's blocks are during the run; auto: what the plan finds fastest.",
+        rich_help_panel=LIMITS,
+    ),
+]
+VramLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--vram-limit",
+        metavar="AMOUNT",
+        help="A cap on the card's memory: 12GiB, 8000MiB. Left out: all of it.",
+        rich_help_panel=LIMITS,
+    ),
+]
+RamLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--ram-limit",
+        metavar="AMOUNT",
+        help="A cap on the machine's memory. Left out: 16GiB.",
+        rich_help_panel=LIMITS,
+    ),
+]
+OnNonfinite = Annotated[
+    str,
+    typer.Option(
+        "--on-nonfinite",
+        metavar="stop|retry",
+        help="When a step or a tile gives NaN: stop, or repeat it in fp32.",
         rich_help_panel=RUNNING,
     ),
 ]

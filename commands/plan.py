@@ -10,8 +10,6 @@ import typer
 from ..errors import MemoryLimitError
 from . import options as opt
 
-LIMITS = "Limits"
-
 PLAN_HELP = """Tell what fits where, before anything is loaded: memory, where the blocks live, time.
 
 hvlite plan --model hunyuan-video-fp8 --resolution 720p --gpu "RTX 4070"
@@ -36,31 +34,17 @@ Gpu = Annotated[
         "--gpu",
         metavar="NAME",
         help='Plan for a card you may not have: "RTX 4060 Ti 16GB", "H100". Left out: the one that is there.',
-        rich_help_panel=LIMITS,
-    ),
-]
-VramLimit = Annotated[
-    str | None,
-    typer.Option(
-        "--vram-limit",
-        metavar="AMOUNT",
-        help="At most this much of the card's memory: 12GiB, 8000MiB.",
-        rich_help_panel=LIMITS,
-    ),
-]
-RamLimit = Annotated[
-    str | None,
-    typer.Option(
-        "--ram-limit",
-        metavar="AMOUNT",
-        help="At most this much of the machine's memory (16GiB).",
-        rich_help_panel=LIMITS,
+        rich_help_panel=opt.LIMITS,
     ),
 ]
 Table = Annotated[
     bool,
     typer.Option(
-        "--table", metavar="", help="Official sizes by cards, as Markdown.", rich_help_panel=LIMITS, show_default=False
+        "--table",
+        metavar="",
+        help="Official sizes by cards, as Markdown.",
+        rich_help_panel=opt.LIMITS,
+        show_default=False,
     ),
 ]
 
@@ -74,8 +58,8 @@ def plan(
     steps: opt.Steps = None,
     cfg_scale: opt.CfgScale = None,
     gpu: Gpu = None,
-    vram_limit: VramLimit = None,
-    ram_limit: RamLimit = None,
+    vram_limit: opt.VramLimit = None,
+    ram_limit: opt.RamLimit = None,
     tier: opt.Tier = "auto",
     device: opt.Device = "auto",
     table: Table = False,

@@ -33,8 +33,15 @@ def run(prepared: Sequence[Prepared], notes: Sequence[str], *, json_lines: bool,
 
 
 def print_plan(prepared: Prepared, notes: Sequence[str], *, json_lines: bool) -> None:
-    """The settings of a video that --dry-run does not make."""
+    """The settings of a video that --dry-run does not make, and its memory; MemoryLimitError where it does not fit."""
+    from ..lite.launch import plan_video
+    from ..lite.planning.refusal import refusal
+    from ..lite.planning.view import plan_json, plan_line
+
     request = prepared.request
+    memory = plan_video(request)
+    if not memory.fits:
+        raise refusal(memory)
     plan = {
         "model": prepared.card.name,
         **request.config.to_json(),
@@ -44,12 +51,13 @@ def print_plan(prepared: Prepared, notes: Sequence[str], *, json_lines: bool) ->
         "needed_disk_bytes": prepared.needed_bytes,
     }
     if json_lines:
-        say(json.dumps({"event": "plan", **plan, "notes": list(notes)}))
+        say(json.dumps({"event": "plan", **plan, "memory": plan_json(memory), "notes": list(notes)}))
         return
     for note in notes:
         print(note, file=sys.stderr)
     for name, value in plan.items():
         say(f"{name}: {value}")
+    say(plan_line(memory))
 
 
 @contextlib.contextmanager

@@ -23,6 +23,7 @@ from .streaming.tiers import TIER_CHOICES
 MAX_SEED = 2**63 - 1
 PRECISIONS = ("fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu", "cuda")
+ON_NONFINITE_CHOICES = ("stop", "retry")
 LINEAR_CHOICES = ("auto", "w8a8", "dequantize")
 
 
@@ -127,6 +128,8 @@ class GenerateRequest:
     `resume`: True goes on from `<output>.hvlite/`, False starts anew over it, None refuses where one lies.
     `model_config`: official transformer field names and values, winning over what lies beside the weights;
     `model_config_file` is where they were read, for messages. `tier`: where the transformer's blocks are.
+    `on_nonfinite`: "stop", or "retry" a step or tile that gives no numbers in fp32.
+    `vram_limit_bytes`, `ram_limit_bytes`: caps, see `pipeline.load`.
     `wait`: for a graphics card that another run has, instead of refusing.
     """
 
@@ -146,6 +149,9 @@ class GenerateRequest:
     threads: int | None = None
     model_config_file: Path | None = None
     tier: str = "auto"
+    on_nonfinite: str = "stop"
+    vram_limit_bytes: int | None = None
+    ram_limit_bytes: int | None = None
     linear: str = "auto"
 
     def __post_init__(self) -> None:
@@ -155,6 +161,7 @@ class GenerateRequest:
             _check_int("preview_every", self.preview_every)
             _check_range("preview_every", self.preview_every, 1, 1000)
         _check_choice("tier", self.tier, TIER_CHOICES)
+        _check_choice("on-nonfinite", self.on_nonfinite, ON_NONFINITE_CHOICES)
         _check_choice("linear", self.linear, LINEAR_CHOICES)
         _check_running(self.precision, self.device, self.threads)
 
@@ -181,8 +188,12 @@ class DecodeRequest:
     device: str = "auto"
     wait: bool = True
     threads: int | None = None
+    on_nonfinite: str = "stop"
+    vram_limit_bytes: int | None = None
+    ram_limit_bytes: int | None = None
 
     def __post_init__(self) -> None:
+        _check_choice("on-nonfinite", self.on_nonfinite, ON_NONFINITE_CHOICES)
         _check_running(self.precision, self.device, self.threads)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,15 @@ from torch import Tensor
 
 from ..errors import ConfigError, InterruptedRunError
 from .arithmetic import describe_kernels
+from .arrangement import Arrangement, DecodeArrangement, accepted
 from .config import DecodeRequest, GenerateConfig, GenerateRequest
-from .events import Finished, Listener, Note, stage
+from .events import Finished, Listener, Note, Planned, stage
+from .guidance import Conditioning
 from .interrupt import StopFlag
 from .output.preview import write_preview
-from .pipeline import Conditioning, Pipeline, load
+from .pipeline import Pipeline, load
+from .planning.view import plan_json, plan_line
+from .recovery.steps import OnNonfinite
 from .sampling import initial_latents
 from .state.latents_file import read_latents
 from .state.run_state import RunState
@@ -39,47 +43,50 @@ class RunResult:
     seconds: float
 
 
-def run_generate(
-    request: GenerateRequest, on_event: Listener, stop: StopFlag, pipeline: Pipeline | None = None
-) -> RunResult:
-    """Make the video of `request`; `pipeline` is one that `open_pipeline` made for several.
+def run_generate(request: GenerateRequest, on_event: Listener, stop: StopFlag) -> RunResult:
+    """Make the video of `request`.
 
     With `request.resume` the run goes on from the last finished step, and ends with the bits of a run that was never
     stopped. Raises InterruptedRunError, its work kept, once `stop` is requested; and what the stages raise.
     """
+    _set_threads(request.threads)
     began = time.monotonic()
-    pipeline = pipeline or open_pipeline(request, on_event)
+    pipeline = open_pipeline(request, on_event)
+    _note_precision(request, pipeline, on_event)
+    plan = pipeline.plan(request.config)
+    arrangement = accepted(plan, streamable=pipeline.parts.is_streamable)
+    on_event(Planned(plan_line(plan), plan_json(plan)))
     settings = pipeline.settings(request.config)
     with RunState.open(request.output) as state:
         resumed = state.begin(settings, pipeline.fingerprint, resume=bool(request.resume))
         if request.resume and not resumed:
             on_event(Note("info", "no checkpoint to go on from: starting at step 0"))
-        run = _Run(pipeline, request, state, on_event, stop)
+        run = _Run(pipeline, request, arrangement, state, on_event, stop)
         latents = state.load_latents() if resumed else None
         if latents is None:
             latents = run.denoise(start=state.load_step() if resumed else None)
         run.decode(latents, settings)
         state.finish(keep=request.keep_latents)
     seconds = time.monotonic() - began
-    on_event(Finished(request.output, request.config.seed, seconds, summary(pipeline)))
+    on_event(Finished(request.output, request.config.seed, seconds, summary(pipeline, arrangement)))
     return RunResult(request.output, settings, seconds)
 
 
-def open_pipeline(request: GenerateRequest, on_event: Listener) -> Pipeline:
-    """The model of a request and how it says to run it; no weight is read yet."""
-    _set_threads(request.threads)
-    pipeline = load(
+def open_pipeline(request: GenerateRequest | DecodeRequest, on_event: Listener) -> Pipeline:
+    """The model of a request on its device, under its limits. No weight is read."""
+    return load(
         request.model,
         device=request.device,
         precision=request.precision,
         dit_weight=request.dit_weight,
         config=request.model_config,
-        tier=request.tier,
-        linear=request.linear,
+        tier=request.tier if isinstance(request, GenerateRequest) else "auto",
+        vram_limit_bytes=request.vram_limit_bytes,
+        ram_limit_bytes=request.ram_limit_bytes,
+        linear=request.linear if isinstance(request, GenerateRequest) else "auto",
+        on_nonfinite=_on_nonfinite(request),
         on_event=on_event,
     )
-    _note_precision(request, pipeline, on_event)
-    return pipeline
 
 
 def run_decode(request: DecodeRequest, on_event: Listener, stop: StopFlag) -> RunResult:
@@ -88,13 +95,7 @@ def run_decode(request: DecodeRequest, on_event: Listener, stop: StopFlag) -> Ru
     began = time.monotonic()
     latents, note = read_latents(request.latents)
     settings = note.settings
-    pipeline = load(
-        request.model,
-        device=request.device,
-        precision=request.precision,
-        dit_weight=request.dit_weight,
-        config=request.model_config,
-    )
+    pipeline = open_pipeline(request, on_event)
     if settings.get("model_fingerprint") not in (None, pipeline.fingerprint):
         raise ConfigError(
             f"{request.latents} was made by another model ({settings.get('model', 'unnamed')})",
@@ -104,7 +105,9 @@ def run_decode(request: DecodeRequest, on_event: Listener, stop: StopFlag) -> Ru
         settings = {**settings, "fps": request.fps}
     go_on = f"hvlite decode {shlex.quote(str(request.latents))}"
     kept = f"{request.latents} is as it was"
-    chunks = _watched(pipeline.decode(latents, tiled=request.tiled), latents, on_event, stop, kept, go_on)
+    arrangement = pipeline.arrange_decode(latents, tiled=request.tiled)
+    frames = pipeline.decode(latents, arrangement, one_colour=True)
+    chunks = _watched(frames, latents, on_event, stop, kept, go_on)
     write_video(
         request.output,
         chunks,
@@ -114,11 +117,11 @@ def run_decode(request: DecodeRequest, on_event: Listener, stop: StopFlag) -> Ru
         force=request.force,
     )
     seconds = time.monotonic() - began
-    on_event(Finished(request.output, int(settings.get("seed", 0)), seconds, summary(pipeline)))
+    on_event(Finished(request.output, int(settings.get("seed", 0)), seconds, summary(pipeline, arrangement)))
     return RunResult(request.output, settings, seconds)
 
 
-def summary(pipeline: Pipeline) -> dict[str, Any]:
+def summary(pipeline: Pipeline, arrangement: Arrangement | DecodeArrangement) -> dict[str, Any]:
     """What really ran."""
     parts = pipeline.parts
     names = {"transformer": parts.dtypes.transformer, "vae": parts.dtypes.vae, "text_encoders": parts.dtypes.text}
@@ -130,6 +133,8 @@ def summary(pipeline: Pipeline) -> dict[str, Any]:
         "dtypes": {part: str(dtype).removeprefix("torch.") for part, dtype in names.items()},
         **({"linear": f"linear {linear}"} if parts.is_streamable else {}),
         "tier": str(parts.tiers or TierCounts()),
+        "tile": {**asdict(arrangement.tile), "in_chunks_of_time": arrangement.lean_decode},
+        **({"token_chunk": arrangement.token_chunk} if isinstance(arrangement, Arrangement) else {}),
     }
 
 
@@ -139,6 +144,7 @@ class _Run:
 
     pipeline: Pipeline
     request: GenerateRequest
+    arrangement: Arrangement
     state: RunState
     on_event: Listener
     stop: StopFlag
@@ -157,7 +163,7 @@ class _Run:
 
     def decode(self, latents: Tensor, settings: dict[str, Any]) -> None:
         """The video of the latents, written as it is decoded."""
-        chunks = self.pipeline.decode(latents, tiled=self.config.vae_tiling)
+        chunks = self.pipeline.decode(latents, self.arrangement)
         kept = f"the latents are kept in {self.state.latents_path}"
         write_video(
             self.request.output,
@@ -170,7 +176,7 @@ class _Run:
 
     def _embed(self) -> Conditioning:
         with stage("embed", None, self.on_event) as report:
-            conditioning = self.pipeline.embed(self.config)
+            conditioning = self.pipeline.embed(self.config, self.arrangement)
             report.detail = f"{int(conditioning.positive.prompt_mask.sum())} text tokens"
         for embeds in (conditioning.positive, conditioning.negative):
             for cut in embeds.truncations if embeds else ():
@@ -183,7 +189,8 @@ class _Run:
         if start:
             self.on_event(Note("info", f"going on after step {start} of {steps}"))
         with stage("denoise", steps, self.on_event) as report:
-            for done, latents in self.pipeline.denoise(self.config, conditioning, noise, start=start):
+            steps_done = self.pipeline.denoise(self.config, conditioning, noise, self.arrangement, start=start)
+            for done, latents in steps_done:
                 self.state.save_step(done, latents)
                 self._preview(done, latents)
                 report.step(done)
@@ -216,6 +223,11 @@ def _watched(
             if stop.requested and done < total:
                 raise _stopped(f"after frame {done} of {total}", kept, go_on)
         report.detail = f"{total} frames"
+
+
+def _on_nonfinite(request: GenerateRequest | DecodeRequest) -> OnNonfinite:
+    """The request's word for it, as a type; the request has checked it."""
+    return "retry" if request.on_nonfinite == "retry" else "stop"
 
 
 def _stopped(where: str, kept: str, go_on: str) -> InterruptedRunError:

@@ -6,15 +6,19 @@ import contextlib
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import InterruptedRunError
 from ..files import write_error
-from .config import DecodeRequest
-from .events import Listener, Note
+from .config import DecodeRequest, GenerateRequest
+from .events import Listener, Note, ignore
 from .interrupt import StopFlag
 from .request.preflight import Prepared
 from .request.resume_command import resume_command
 from .state.gpu_lock import hold_gpu
+
+if TYPE_CHECKING:
+    from .planning.types import MemoryPlan
 
 
 def make_videos(prepared: Sequence[Prepared], on_event: Listener, stop: StopFlag) -> list[Path]:
@@ -62,6 +66,13 @@ def decode_latents(request: DecodeRequest, on_event: Listener, stop: StopFlag) -
     command = f"decode {request.latents.name}"
     with device_to_oneself(request.device, command, on_event, stop, wait=request.wait):
         run_decode(request, on_event, stop)
+
+
+def plan_video(request: GenerateRequest) -> MemoryPlan:
+    """How a video would be laid out in memory, whether it fits or not; no weight is read."""
+    from .job import open_pipeline
+
+    return open_pipeline(request, ignore).plan(request.config)
 
 
 def _make_one(prepared: Prepared, on_event: Listener, stop: StopFlag) -> None:

@@ -35,13 +35,17 @@ class Moment:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What is to be made. `guided`: classifier-free guidance runs two prompts a step."""
+    """What is to be made.
+
+    `guided`: classifier-free guidance runs two prompts a step. `tiled`: the decode may cut the video into tiles.
+    """
 
     height: int
     width: int
     frames: int
     steps: int
     guided: bool = False
+    tiled: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -50,6 +50,9 @@ class GenerateOptions:
     threads: int | None = None
     tier: str = "auto"
     linear: str = "auto"
+    on_nonfinite: str = "stop"
+    vram_limit: str | None = None
+    ram_limit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,9 @@ class RerunOptions:
     threads: int | None = None
     tier: str = "auto"
     linear: str = "auto"
+    on_nonfinite: str = "stop"
+    vram_limit: str | None = None
+    ram_limit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -96,3 +102,6 @@ class DecodeOptions:
     device: str = "auto"
     wait: bool = True
     threads: int | None = None
+    on_nonfinite: str = "stop"
+    vram_limit: str | None = None
+    ram_limit: str | None = None

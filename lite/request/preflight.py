@@ -14,6 +14,7 @@ from ..card import ModelCard, load_card
 from ..config import GenerateConfig, GenerateRequest
 from ..fingerprint import model_fingerprint
 from ..output.encoding import VideoEncoding
+from ..planning.limits import parse_limit
 from .existing import Before, look_before, saved_seed
 from .model_choice import ModelChoice, choose_model
 from .naming import chosen_name, free_name, numbered
@@ -183,6 +184,9 @@ def _request(
         threads=options.threads,
         tier=options.tier,
         linear=options.linear,
+        on_nonfinite=options.on_nonfinite,
+        vram_limit_bytes=parse_limit("--vram-limit", options.vram_limit),
+        ram_limit_bytes=parse_limit("--ram-limit", options.ram_limit),
     )
 
 
