@@ -131,7 +131,7 @@ def open_random_transformer(
         store.files,
         spread_tiers(tiers),
         copy_device(device),
-        options or StreamOptions(arithmetic=choose_arithmetic("auto", kernel_capability(device))),
+        replace(chosen, arithmetic=choose_arithmetic("auto", kernel_capability(device))),
         on_event,
     )
     return LoadedTransformer(make_outer(store.config, device, dtype), blocks)

@@ -9,52 +9,50 @@ from ...errors import HvliteError, InterruptedRunError
 from ..config import GenerateConfig
 from ..device import memory_errors
 from ..events import Listener, stage
+from ..guidance import Conditioning
 from ..interrupt import StopFlag
-from ..pipeline import Conditioning, Pipeline, condition
-from ..text import PromptEmbeds
-
-
-class EmbeddedPipeline(Pipeline):
-    """A pipeline for configs whose prompts are embedded already."""
-
-    def __init__(self, pipeline: Pipeline, conditioning: Mapping[GenerateConfig, Conditioning]) -> None:
-        super().__init__(pipeline.parts)
-        self._conditioning = conditioning
-
-    def embed(self, config: GenerateConfig) -> Conditioning:
-        """What was embedded before."""
-        return self._conditioning[config]
+from ..pipeline import Pipeline
+from ..text import PromptEmbeds, TextEncoders
 
 
 def embed_prompts(
     pipeline: Pipeline, configs: Mapping[int, GenerateConfig], on_event: Listener, stop: StopFlag
-) -> tuple[EmbeddedPipeline, dict[int, str]]:
-    """All prompts through the text encoders; and by the key of their config what was wrong with some of them.
+) -> tuple[dict[int, Conditioning], dict[int, str]]:
+    """All prompts through the text encoders, by the keys of their configs; and what was wrong with some of them.
 
     They wait in host memory without their padding: half a megabyte a prompt with the 13B model's language model.
     """
-    found: dict[GenerateConfig, Conditioning] = {}
+    found: dict[int, Conditioning] = {}
     problems: dict[int, str] = {}
+    by_layer = _by_layer(pipeline, configs)
     with (
         stage("embed", len(configs), on_event) as report,
         memory_errors("encoding the prompts"),
-        pipeline.parts.text() as text,
+        pipeline.parts.text(by_layer=by_layer) as text,
     ):
         for done, (index, config) in enumerate(configs.items(), 1):
             if stop.requested:
                 raise InterruptedRunError("stopped before the first video", hint="the same command starts again")
             try:
-                found[config] = _on_host(condition(text, config))
+                found[index] = _embedded(text, config)
             except HvliteError as error:
                 problems[index] = str(error)
             report.step(done)
         report.detail = f"{len(found)} prompts"
-    return EmbeddedPipeline(pipeline, found), problems
+    return found, problems
 
 
-def _on_host(conditioning: Conditioning) -> Conditioning:
-    negative = conditioning.negative
-    return Conditioning(_trimmed(conditioning.positive), None if negative is None else _trimmed(negative))
+def _by_layer(pipeline: Pipeline, configs: Mapping[int, GenerateConfig]) -> bool:
+    """Whether the language model must go through the device layer by layer: the same for every size of video."""
+    return pipeline.plan(next(iter(configs.values()))).text_by_layer
+
+
+def _embedded(text: TextEncoders, config: GenerateConfig) -> Conditioning:
+    image, negative = config.frames == 1, config.effective_negative_prompt
+    return Conditioning(
+        positive=_trimmed(text.encode(config.prompt, image=image)),
+        negative=None if negative is None else _trimmed(text.encode(negative, image=image)),
+    )
 
 
 def _trimmed(embeds: PromptEmbeds) -> PromptEmbeds:

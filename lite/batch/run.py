@@ -24,7 +24,8 @@ from .manifest import Entry, Manifest, read_earlier
 from .prompts import BatchRow
 
 if TYPE_CHECKING:
-    from .embedded import EmbeddedPipeline
+    from ..guidance import Conditioning
+    from ..pipeline import Pipeline
 
 GO_ON = "the same command goes on from there"
 
@@ -121,12 +122,16 @@ def run_batch(batch: Batch, on_event: Listener, stop: StopFlag) -> None:
 
 
 def _make_all(batch: Batch, on_event: Listener, stop: StopFlag) -> None:
-    from ..job import open_pipeline, summary
+    from ..job import open_pipeline
     from .embedded import embed_prompts
 
     first = batch.prepared[batch.left[0]].request
     pipeline = open_pipeline(first, on_event)
-    batch.manifest.machine = {name: value for name, value in summary(pipeline).items() if name != "tier"}
+    batch.manifest.machine = {
+        "model": pipeline.card.name,
+        "model_fingerprint": pipeline.fingerprint,
+        "device": pipeline.parts.device.name,
+    }
     configs = {index: batch.prepared[index].request.config for index in batch.left}
     try:
         embedded, problems = embed_prompts(pipeline, configs, on_event, stop)
@@ -138,11 +143,13 @@ def _make_all(batch: Batch, on_event: Listener, stop: StopFlag) -> None:
     for index in configs:
         if index not in problems:
             on_event(Note("info", progress.line(batch.manifest.entries[index])))
-            _make_one(batch, index, embedded, on_event, stop)
+            _make_one(batch, index, pipeline, embedded.pop(index), on_event, stop)
             progress.video_over()
 
 
-def _make_one(batch: Batch, index: int, pipeline: EmbeddedPipeline, on_event: Listener, stop: StopFlag) -> None:
+def _make_one(
+    batch: Batch, index: int, pipeline: Pipeline, conditioning: Conditioning, on_event: Listener, stop: StopFlag
+) -> None:
     """One video; whatever goes wrong with it alone is noted and does not end the batch."""
     from ..job import run_generate
 
@@ -153,7 +160,7 @@ def _make_one(batch: Batch, index: int, pipeline: EmbeddedPipeline, on_event: Li
         prepared = batch.prepared[index]
         # Every request may resume; where there is nothing to go on from, the run need not say so.
         request = replace(prepared.request, resume=prepared.before.step is not None)
-        made = run_generate(request, on_event, stop, pipeline=pipeline)
+        made = run_generate(request, on_event, stop, pipeline=pipeline, conditioning=conditioning)
         manifest.update(index, state="done", seconds=round(made.seconds, 3), error=None)
     except (InterruptedRunError, KeyboardInterrupt):
         where = f"stopped at video {manifest.entries[index].number} of {len(manifest.entries)}"
