@@ -130,6 +130,7 @@ class GenerateRequest:
     `model_config_file` is where they were read, for messages. `tier`: where the transformer's blocks are.
     `on_nonfinite`: "stop", or "retry" a step or tile that gives no numbers in fp32.
     `vram_limit_bytes`, `ram_limit_bytes`: caps, see `pipeline.load`.
+    `prompt_cache`: keep the embeddings of prompts on disk, and look them up there.
     `wait`: for a graphics card that another run has, instead of refusing.
     """
 
@@ -150,6 +151,7 @@ class GenerateRequest:
     model_config_file: Path | None = None
     tier: str = "auto"
     on_nonfinite: str = "stop"
+    prompt_cache: bool = True
     vram_limit_bytes: int | None = None
     ram_limit_bytes: int | None = None
     linear: str = "auto"

@@ -30,6 +30,7 @@ from .sampling import initial_latents
 from .state.latents_file import read_latents
 from .state.run_state import RunState
 from .streaming.tiers import TierCounts
+from .text import PromptEmbeds
 from .tiling import TIME_RATIO
 from .video import write_video
 
@@ -89,6 +90,7 @@ def open_pipeline(request: GenerateRequest | DecodeRequest, on_event: Listener) 
         dit_weight=request.dit_weight,
         config=request.model_config,
         tier=request.tier if isinstance(request, GenerateRequest) else "auto",
+        prompt_cache=isinstance(request, GenerateRequest) and request.prompt_cache,
         vram_limit_bytes=request.vram_limit_bytes,
         ram_limit_bytes=request.ram_limit_bytes,
         linear=request.linear if isinstance(request, GenerateRequest) else "auto",
@@ -186,7 +188,7 @@ class _Run:
     def _embed(self) -> Conditioning:
         with stage("embed", None, self.on_event) as report:
             conditioning = self.pipeline.embed(self.config, self.arrangement)
-            report.detail = f"{int(conditioning.positive.prompt_mask.sum())} text tokens"
+            report.detail = _embedded(conditioning.positive)
         for embeds in (conditioning.positive, conditioning.negative):
             for cut in embeds.truncations if embeds else ():
                 # CLIP reads 75 tokens of any long prompt, as in the official code: the language model has the rest.
@@ -241,6 +243,10 @@ def _on_nonfinite(request: GenerateRequest | DecodeRequest) -> OnNonfinite:
 
 def _stopped(where: str, kept: str, go_on: str) -> InterruptedRunError:
     return InterruptedRunError(f"stopped {where}; {kept}", hint=f"go on with {go_on}")
+
+
+def _embedded(embeds: PromptEmbeds) -> str:
+    return f"{int(embeds.prompt_mask.sum())} text tokens" + (", kept from an earlier run" if embeds.cached else "")
 
 
 def _note_precision(request: GenerateRequest, pipeline: Pipeline, on_event: Listener) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -24,17 +25,17 @@ def embed_prompts(
     """
     found: dict[int, Conditioning] = {}
     problems: dict[int, str] = {}
-    by_layer = _by_layer(pipeline, configs)
     with (
         stage("embed", len(configs), on_event) as report,
         memory_errors("encoding the prompts"),
-        pipeline.parts.text(by_layer=by_layer) as text,
+        contextlib.ExitStack() as loaded,
     ):
+        encode = _Encoder(pipeline, _by_layer(pipeline, configs), loaded)
         for done, (index, config) in enumerate(configs.items(), 1):
             if stop.requested:
                 raise InterruptedRunError("stopped before the first video", hint="the same command starts again")
             try:
-                found[index] = _embedded(text, config)
+                found[index] = _embedded(encode, config)
             except HvliteError as error:
                 problems[index] = str(error)
             report.step(done)
@@ -47,11 +48,31 @@ def _by_layer(pipeline: Pipeline, configs: Mapping[int, GenerateConfig]) -> bool
     return pipeline.plan(next(iter(configs.values()))).text_by_layer
 
 
-def _embedded(text: TextEncoders, config: GenerateConfig) -> Conditioning:
+class _Encoder:
+    """Embeddings from the cache, else through the text encoders, which are loaded for the first that is not there."""
+
+    def __init__(self, pipeline: Pipeline, by_layer: bool, loaded: contextlib.ExitStack) -> None:
+        self._parts, self._cache = pipeline.parts, pipeline.prompt_cache
+        self._by_layer, self._loaded = by_layer, loaded
+        self._text: TextEncoders | None = None
+
+    def __call__(self, prompt: str, *, image: bool) -> PromptEmbeds:
+        kept = self._cache.get(prompt, image=image) if self._cache else None
+        if kept is not None:
+            return kept
+        if self._text is None:
+            self._text = self._loaded.enter_context(self._parts.text(by_layer=self._by_layer))
+        made = self._text.encode(prompt, image=image)
+        if self._cache:
+            self._cache.put(prompt, made, image=image)
+        return made
+
+
+def _embedded(encode: _Encoder, config: GenerateConfig) -> Conditioning:
     image, negative = config.frames == 1, config.effective_negative_prompt
     return Conditioning(
-        positive=_trimmed(text.encode(config.prompt, image=image)),
-        negative=None if negative is None else _trimmed(text.encode(negative, image=image)),
+        positive=_trimmed(encode(config.prompt, image=image)),
+        negative=None if negative is None else _trimmed(encode(negative, image=image)),
     )
 
 

@@ -166,6 +166,7 @@ def test_command_line(capsys, tmp_path: Path):
     assert main(["bench", "--compare", str(tmp_path / "a.json"), str(tmp_path / "a.json")]) == 3
 
 
+@pytest.mark.slow
 def test_quality_of_configurations(options):
     folders = convert_all(demo_root(), options.work, "transformer", ("int8",))
     chosen = [

@@ -38,8 +38,8 @@ def states(manifest: dict) -> list[str]:
 def test_a_batch(run, tmp_path, capsys, monkeypatch):
     loads = []
     real = ModelParts.text
-    monkeypatch.setattr(ModelParts, "text", lambda self: loads.append(1) or real(self))
-    code, manifest = run("--seed", "40")
+    monkeypatch.setattr(ModelParts, "text", lambda self, **ways: loads.append(1) or real(self, **ways))
+    code, manifest = run("--seed", "40", "--no-prompt-cache")
     assert code == 1  # two prompts are wrong, the others are made
     assert states(manifest) == ["done", "failed", "done", "failed"]
     assert [video["seed"] for video in manifest["videos"]] == [40, 8, 9, 43]
@@ -52,19 +52,19 @@ def test_a_batch(run, tmp_path, capsys, monkeypatch):
     out = tmp_path / "out"
     assert sorted(path.suffix for path in out.iterdir()) == [".json", ".mkv", ".mkv"]
 
-    arguments = ["generate", "a red circle moves to the right", "--seed", "40", *SMALL]
+    arguments = ["generate", "a red circle moves to the right", "--seed", "40", *SMALL, "--no-prompt-cache"]
     assert main([*arguments, "--output", str(tmp_path / "one.mkv")]) == 0
     alone, _ = read_video(tmp_path / "one.mkv")
     together, _ = read_video(out / manifest["videos"][0]["output"])
     assert torch.equal(alone, together)
 
     before = {path: path.stat().st_mtime_ns for path in out.glob("*.mkv")}
-    code, again = run()  # the seed is that of the manifest
+    code, again = run()  # nothing is left to embed; the seed is that of the manifest
     assert code == 1
     assert again["base_seed"] == 40
     assert again["videos"][0]["seconds"] == manifest["videos"][0]["seconds"]
     assert {path: path.stat().st_mtime_ns for path in out.glob("*.mkv")} == before
-    assert len(loads) == 2  # and one of them by `generate`: nothing was left to embed
+    assert len(loads) == 2  # one of them by `generate`
 
 
 def test_stopped_and_gone_on_with(run, tmp_path, monkeypatch, capsys):
@@ -137,3 +137,15 @@ def test_stopping_before_the_first_video(tmp_path):
     with pytest.raises(InterruptedRunError):
         run_batch(batch, lambda event: None, stop)
     assert (tmp_path / "out" / "manifest.json").exists()
+
+
+def test_embeddings_that_are_kept_load_no_encoder(run, monkeypatch):
+    assert run("--seed", "1")[0] == 1
+
+    def refused(self, **ways):
+        raise AssertionError("the encoders were loaded again")
+
+    monkeypatch.setattr(ModelParts, "text", refused)
+    code, manifest = run("--seed", "2")  # other videos of the same prompts
+    assert code == 1
+    assert states(manifest) == ["done", "failed", "done", "failed"]
