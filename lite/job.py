@@ -44,16 +44,24 @@ class RunResult:
     seconds: float
 
 
-def run_generate(request: GenerateRequest, on_event: Listener, stop: StopFlag) -> RunResult:
-    """Make the video of `request`.
+def run_generate(
+    request: GenerateRequest,
+    on_event: Listener,
+    stop: StopFlag,
+    *,
+    pipeline: Pipeline | None = None,
+    conditioning: Conditioning | None = None,
+) -> RunResult:
+    """Make the video of `request`; a batch gives the `pipeline` of all its videos and the prompt as embedded before.
 
     With `request.resume` the run goes on from the last finished step, and ends with the bits of a run that was never
     stopped. Raises InterruptedRunError, its work kept, once `stop` is requested; and what the stages raise.
     """
     _set_threads(request.threads)
     began = time.monotonic()
-    pipeline = open_pipeline(request, on_event)
-    _note_precision(request, pipeline, on_event)
+    if pipeline is None:
+        pipeline = open_pipeline(request, on_event)
+        _note_precision(request, pipeline, on_event)
     plan = pipeline.plan(request.config)
     arrangement = accepted(plan, streamable=pipeline.parts.is_streamable)
     on_event(Planned(plan_line(plan), plan_json(plan)))
@@ -62,7 +70,7 @@ def run_generate(request: GenerateRequest, on_event: Listener, stop: StopFlag) -
         resumed = state.begin(settings, pipeline.fingerprint, resume=bool(request.resume))
         if request.resume and not resumed:
             on_event(Note("info", "no checkpoint to go on from: starting at step 0"))
-        run = _Run(pipeline, request, arrangement, state, on_event, stop)
+        run = _Run(pipeline, request, arrangement, state, on_event, stop, conditioning)
         latents = state.load_latents() if resumed else None
         if latents is None:
             latents = run.denoise(start=state.load_step() if resumed else None)
@@ -150,6 +158,7 @@ class _Run:
     state: RunState
     on_event: Listener
     stop: StopFlag
+    conditioning: Conditioning | None = None
 
     @property
     def config(self) -> GenerateConfig:
@@ -159,7 +168,7 @@ class _Run:
         """The final latents, on disk when this returns. `start`: (steps done, latents) of an earlier run."""
         done, latents = start or (0, initial_latents(self.config))
         if done < self.config.steps:
-            latents = self._steps(done, latents, self._embed())
+            latents = self._steps(done, latents, self.conditioning or self._embed())
         self.state.save_latents(latents)
         return latents
 

@@ -90,7 +90,8 @@ class Pipeline:
         return accepted(self.plan(config), streamable=self.parts.is_streamable)
 
     @cached_property
-    def _prompt_cache(self) -> PromptCache | None:
+    def prompt_cache(self) -> PromptCache | None:
+        """Where embeddings are kept on disk; None where they are not."""
         return open_prompt_cache(self.parts) if self.keep_prompts else None
 
     @cached_property
@@ -122,7 +123,7 @@ class Pipeline:
         prompts = [config.prompt] if negative is None else [config.prompt, negative]
         image, by_layer = config.frames == 1, arrangement.text_by_layer
         with memory_errors("encoding the prompt"):
-            return Conditioning(*embed_prompts(self.parts, self._prompt_cache, prompts, image=image, by_layer=by_layer))
+            return Conditioning(*embed_prompts(self.parts, self.prompt_cache, prompts, image=image, by_layer=by_layer))
 
     def denoise(
         self,
