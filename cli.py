@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .commands import again, bench, generate, inspect, plan, quantize
+from .commands import again, batch, bench, compare, doctor, generate, inspect, plan, quantize
 from .commands.running import say
 from .errors import ConfigError, DiskError, HvliteError, InterruptedRunError, MemoryLimitError
 
@@ -55,9 +55,12 @@ app.command()(again.rerun)
 app.command()(again.decode)
 app.command()(inspect.inspect)
 app.command(help=plan.PLAN_HELP)(plan.plan)
+app.command(help=doctor.DOCTOR_HELP)(doctor.doctor)
 app.command(help=quantize.QUANTIZE_HELP)(quantize.quantize)
 app.command()(quantize.verify)
+app.command(help=batch.BATCH_HELP)(batch.batch)
 app.command(help=bench.BENCH_HELP)(bench.bench)
+app.command(help=compare.COMPARE_HELP)(compare.compare)
 app.command("version")(inspect.print_version)
 
 

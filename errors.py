@@ -68,6 +68,12 @@ class NonFiniteError(HvliteError):
     exit_code = 5
 
 
+class BatchFailedError(HvliteError):
+    """Some videos of a batch failed; the others are made."""
+
+    exit_code = 1
+
+
 class InterruptedRunError(HvliteError):
     """The run was stopped on request; its work is kept and the message says where."""
 

@@ -123,14 +123,15 @@ def open_random_transformer(
     options: StreamOptions | None = None,
     on_event: Listener = ignore,
 ) -> LoadedTransformer:
-    """The transformer over the blocks of `store`, each in its tier; close it."""
+    """The transformer over the blocks of `store`, each in its tier, multiplied as `auto` does here; close it."""
+    chosen = StreamOptions() if options is None else options
     blocks = RandomBlocks(
         _no_source,
         store.config,
         store.files,
         spread_tiers(tiers),
         copy_device(device),
-        options or StreamOptions(arithmetic=choose_arithmetic("auto", kernel_capability(device))),
+        replace(chosen, arithmetic=choose_arithmetic("auto", kernel_capability(device))),
         on_event,
     )
     return LoadedTransformer(make_outer(store.config, device, dtype), blocks)

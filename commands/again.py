@@ -32,6 +32,7 @@ def rerun(
     ram_limit: opt.RamLimit = None,
     tier: opt.Tier = "auto",
     linear: opt.Linear = "auto",
+    prompt_cache: opt.PromptCache = True,
     threads: opt.Threads = None,
     json_lines: opt.JsonLines = False,
     dry_run: opt.DryRun = False,

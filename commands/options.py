@@ -313,6 +313,15 @@ Linear = Annotated[
         rich_help_panel=RUNNING,
     ),
 ]
+PromptCache = Annotated[
+    bool,
+    typer.Option(
+        "--prompt-cache/--no-prompt-cache",
+        metavar="",
+        help="Keep what the text encoders made of a prompt (in ~/.cache/hvlite), so that it is encoded once.",
+        rich_help_panel=RUNNING,
+    ),
+]
 Threads = Annotated[
     int | None, typer.Option("--threads", metavar="N", help="Threads of the CPU.", rich_help_panel=RUNNING)
 ]

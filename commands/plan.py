@@ -47,6 +47,16 @@ Table = Annotated[
         show_default=False,
     ),
 ]
+Caps = Annotated[
+    bool,
+    typer.Option(
+        "--caps",
+        metavar="",
+        help="This video on cards of 24, 16, 12, 8 and 6 GiB, as Markdown.",
+        rich_help_panel=opt.LIMITS,
+        show_default=False,
+    ),
+]
 
 
 def plan(
@@ -63,18 +73,22 @@ def plan(
     tier: opt.Tier = "auto",
     device: opt.Device = "auto",
     table: Table = False,
+    caps: Caps = False,
     json_lines: opt.JsonLines = False,
     debug: opt.Debug = False,
 ) -> None:
     """See PLAN_HELP."""
     given = dict(locals())
-    from ..lite.planning.request import PlanOptions, make_plan
+    from ..lite.planning.request import PlanOptions, make_caps_table, make_plan
     from ..lite.planning.view import markdown_table, plan_json, plan_text
 
-    for name in ("table", "json_lines", "debug"):
+    for name in ("table", "caps", "json_lines", "debug"):
         given.pop(name)
     if table:
         typer.echo(markdown_table(model or "hunyuan-video-fp8"))
+        return
+    if caps:
+        typer.echo(make_caps_table(PlanOptions(**given)))
         return
     made = make_plan(PlanOptions(**given))
     typer.echo(json.dumps(plan_json(made)) if json_lines else plan_text(made))

@@ -23,8 +23,8 @@ from .streaming.tiers import TIER_CHOICES
 MAX_SEED = 2**63 - 1
 PRECISIONS = ("fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu", "cuda")
-LINEAR_CHOICES = ("auto", "w8a8", "dequantize")
 ON_NONFINITE_CHOICES = ("stop", "retry")
+LINEAR_CHOICES = ("auto", "w8a8", "dequantize")
 
 
 @dataclass(frozen=True)
@@ -130,6 +130,7 @@ class GenerateRequest:
     `model_config_file` is where they were read, for messages. `tier`: where the transformer's blocks are.
     `on_nonfinite`: "stop", or "retry" a step or tile that gives no numbers in fp32.
     `vram_limit_bytes`, `ram_limit_bytes`: caps, see `pipeline.load`.
+    `prompt_cache`: keep the embeddings of prompts on disk, and look them up there.
     `wait`: for a graphics card that another run has, instead of refusing.
     """
 
@@ -149,10 +150,11 @@ class GenerateRequest:
     threads: int | None = None
     model_config_file: Path | None = None
     tier: str = "auto"
-    linear: str = "auto"
     on_nonfinite: str = "stop"
+    prompt_cache: bool = True
     vram_limit_bytes: int | None = None
     ram_limit_bytes: int | None = None
+    linear: str = "auto"
 
     def __post_init__(self) -> None:
         if self.force and self.resume:
@@ -161,8 +163,8 @@ class GenerateRequest:
             _check_int("preview_every", self.preview_every)
             _check_range("preview_every", self.preview_every, 1, 1000)
         _check_choice("tier", self.tier, TIER_CHOICES)
-        _check_choice("linear", self.linear, LINEAR_CHOICES)
         _check_choice("on-nonfinite", self.on_nonfinite, ON_NONFINITE_CHOICES)
+        _check_choice("linear", self.linear, LINEAR_CHOICES)
         _check_running(self.precision, self.device, self.threads)
 
     @property

@@ -30,6 +30,7 @@ from .sampling import initial_latents
 from .state.latents_file import read_latents
 from .state.run_state import RunState
 from .streaming.tiers import TierCounts
+from .text import PromptEmbeds
 from .tiling import TIME_RATIO
 from .video import write_video
 
@@ -43,16 +44,24 @@ class RunResult:
     seconds: float
 
 
-def run_generate(request: GenerateRequest, on_event: Listener, stop: StopFlag) -> RunResult:
-    """Make the video of `request`.
+def run_generate(
+    request: GenerateRequest,
+    on_event: Listener,
+    stop: StopFlag,
+    *,
+    pipeline: Pipeline | None = None,
+    conditioning: Conditioning | None = None,
+) -> RunResult:
+    """Make the video of `request`; a batch gives the `pipeline` of all its videos and the prompt as embedded before.
 
     With `request.resume` the run goes on from the last finished step, and ends with the bits of a run that was never
     stopped. Raises InterruptedRunError, its work kept, once `stop` is requested; and what the stages raise.
     """
     _set_threads(request.threads)
     began = time.monotonic()
-    pipeline = open_pipeline(request, on_event)
-    _note_precision(request, pipeline, on_event)
+    if pipeline is None:
+        pipeline = open_pipeline(request, on_event)
+        _note_precision(request, pipeline, on_event)
     plan = pipeline.plan(request.config)
     arrangement = accepted(plan, streamable=pipeline.parts.is_streamable)
     on_event(Planned(plan_line(plan), plan_json(plan)))
@@ -61,7 +70,7 @@ def run_generate(request: GenerateRequest, on_event: Listener, stop: StopFlag) -
         resumed = state.begin(settings, pipeline.fingerprint, resume=bool(request.resume))
         if request.resume and not resumed:
             on_event(Note("info", "no checkpoint to go on from: starting at step 0"))
-        run = _Run(pipeline, request, arrangement, state, on_event, stop)
+        run = _Run(pipeline, request, arrangement, state, on_event, stop, conditioning)
         latents = state.load_latents() if resumed else None
         if latents is None:
             latents = run.denoise(start=state.load_step() if resumed else None)
@@ -81,9 +90,10 @@ def open_pipeline(request: GenerateRequest | DecodeRequest, on_event: Listener) 
         dit_weight=request.dit_weight,
         config=request.model_config,
         tier=request.tier if isinstance(request, GenerateRequest) else "auto",
-        linear=request.linear if isinstance(request, GenerateRequest) else "auto",
+        prompt_cache=isinstance(request, GenerateRequest) and request.prompt_cache,
         vram_limit_bytes=request.vram_limit_bytes,
         ram_limit_bytes=request.ram_limit_bytes,
+        linear=request.linear if isinstance(request, GenerateRequest) else "auto",
         on_nonfinite=_on_nonfinite(request),
         on_event=on_event,
     )
@@ -148,6 +158,7 @@ class _Run:
     state: RunState
     on_event: Listener
     stop: StopFlag
+    conditioning: Conditioning | None = None
 
     @property
     def config(self) -> GenerateConfig:
@@ -157,7 +168,7 @@ class _Run:
         """The final latents, on disk when this returns. `start`: (steps done, latents) of an earlier run."""
         done, latents = start or (0, initial_latents(self.config))
         if done < self.config.steps:
-            latents = self._steps(done, latents, self._embed())
+            latents = self._steps(done, latents, self.conditioning or self._embed())
         self.state.save_latents(latents)
         return latents
 
@@ -177,7 +188,7 @@ class _Run:
     def _embed(self) -> Conditioning:
         with stage("embed", None, self.on_event) as report:
             conditioning = self.pipeline.embed(self.config, self.arrangement)
-            report.detail = f"{int(conditioning.positive.prompt_mask.sum())} text tokens"
+            report.detail = _embedded(conditioning.positive)
         for embeds in (conditioning.positive, conditioning.negative):
             for cut in embeds.truncations if embeds else ():
                 # CLIP reads 75 tokens of any long prompt, as in the official code: the language model has the rest.
@@ -232,6 +243,10 @@ def _on_nonfinite(request: GenerateRequest | DecodeRequest) -> OnNonfinite:
 
 def _stopped(where: str, kept: str, go_on: str) -> InterruptedRunError:
     return InterruptedRunError(f"stopped {where}; {kept}", hint=f"go on with {go_on}")
+
+
+def _embedded(embeds: PromptEmbeds) -> str:
+    return f"{int(embeds.prompt_mask.sum())} text tokens" + (", kept from an earlier run" if embeds.cached else "")
 
 
 def _note_precision(request: GenerateRequest, pipeline: Pipeline, on_event: Listener) -> None:

@@ -56,10 +56,14 @@ class ModelParts:
         linear: str = "auto",
         on_event: Listener = ignore,
     ) -> None:
-        """`linear`: how quantized layers multiply (`choose_arithmetic`, which raises what it cannot have)."""
+        """`linear`: how quantized layers multiply (`choose_arithmetic`).
+
+        UnsupportedDeviceError for what this device cannot have.
+        """
         self.files, self.card, self.device, self.dtypes = files, card, device, dtypes
         self.model_config = model_config
         self.tiers: TierCounts | None = None  # where the blocks really were, once the transformer was loaded
+        self._linear = linear
         self.arithmetic = choose_arithmetic(linear, kernel_capability(device.device))
         self.on_event = on_event
         self._kept: dict[str, tuple[object, Any]] = {}
@@ -121,7 +125,8 @@ class ModelParts:
                 on_event=self.on_event,
             )
         else:
-            model = load_transformer(self.files, device, dtype, self.model_config, computation.arithmetic)
+            linear = "dequantize" if computation == PRECISE else self._linear
+            model = load_transformer(self.files, device, dtype, self.model_config, linear)
             loaded = LoadedTransformer(model, ResidentBlocks(model))
         self.tiers = loaded.blocks.tiers
         return loaded

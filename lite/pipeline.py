@@ -21,6 +21,7 @@ from .arrangement import Arrangement, DecodeArrangement, accepted, plan_decode, 
 from .card import demo_root, load_card
 from .config import GenerateConfig
 from .device import cap_device_memory, choose_dtypes, memory_errors, probe_device
+from .encoders.prompt_cache import PromptCache
 from .events import Listener, Note, ignore
 from .fingerprint import model_fingerprint
 from .guidance import Conditioning
@@ -31,6 +32,7 @@ from .plan import plan_memory
 from .planning.machine import MemoryLimits, machine_of
 from .planning.model import ModelSizes, plan_model
 from .planning.types import CONTEXT_BYTES, MemoryPlan
+from .prompts import embed_prompts, open_prompt_cache
 from .recovery.rungs import TileWay
 from .recovery.steps import OnNonfinite, RecoveringSteps
 from .recovery.tiles import RecoveringTiles
@@ -74,6 +76,7 @@ class Pipeline:
         self.parts = parts
         self.on_nonfinite: OnNonfinite = on_nonfinite
         self.card = parts.card
+        self.keep_prompts = True  # embeddings of prompts, on disk
         self.tier = tier
         self.machine = machine_of(parts.device, limits or MemoryLimits())
         self.fingerprint = model_fingerprint(parts.files, parts.model_config)
@@ -85,6 +88,11 @@ class Pipeline:
     def arrange(self, config: GenerateConfig) -> Arrangement:
         """The plan's arrangement; MemoryLimitError, with what fits, where the video does not."""
         return accepted(self.plan(config), streamable=self.parts.is_streamable)
+
+    @cached_property
+    def prompt_cache(self) -> PromptCache | None:
+        """Where embeddings are kept on disk; None where they are not."""
+        return open_prompt_cache(self.parts) if self.keep_prompts else None
 
     @cached_property
     def _sizes(self) -> ModelSizes:
@@ -106,17 +114,16 @@ class Pipeline:
         yield from self.decode(latents, arrangement)
 
     def embed(self, config: GenerateConfig, arrangement: Arrangement | None = None) -> Conditioning:
-        """The prompt, and the negative prompt where there is one, through the text encoders.
+        """The prompt, and the negative prompt where there is one: kept embeddings, else through the text encoders.
 
         `arrangement`, here and below: how it is laid out in memory; None makes a plan.
         """
         arrangement = arrangement or self.arrange(config)
-        image, negative = config.frames == 1, config.effective_negative_prompt
-        with memory_errors("encoding the prompt"), self.parts.text(by_layer=arrangement.text_by_layer) as text:
-            return Conditioning(
-                positive=text.encode(config.prompt, image=image),
-                negative=None if negative is None else text.encode(negative, image=image),
-            )
+        negative = config.effective_negative_prompt
+        prompts = [config.prompt] if negative is None else [config.prompt, negative]
+        image, by_layer = config.frames == 1, arrangement.text_by_layer
+        with memory_errors("encoding the prompt"):
+            return Conditioning(*embed_prompts(self.parts, self.prompt_cache, prompts, image=image, by_layer=by_layer))
 
     def denoise(
         self,
@@ -210,6 +217,7 @@ def load(
     vram_limit_bytes: int | None = None,
     ram_limit_bytes: int | None = None,
     on_nonfinite: OnNonfinite = "stop",
+    prompt_cache: bool = True,
     on_event: Listener = ignore,
 ) -> Pipeline:
     """A pipeline for a model folder (official, diffusers, hvlite); None is the model that ships with hvlite.
@@ -218,11 +226,12 @@ def load(
     in fp32. `dit_weight`: another file for the transformer. `config`: official transformer field names, winning over
     a config.json. `keep_loaded` keeps the parts in memory between videos. `tier` says where the transformer's blocks
     are: resident on the device, or streamed from host or disk, which needs an hvlite folder; auto is what the plan of
-    a video finds fastest under the limits. `vram_limit_bytes` (None: all of the card) is a hard cap of this process,
+    a video finds fastest under the limits. `linear` says how the quantized layers of such a folder are multiplied: see
+    `lite.arithmetic.choose_arithmetic`. `vram_limit_bytes` (None: all of the card) is a hard cap of this process,
     `ram_limit_bytes` (None: 16 GiB) one that plans keep. `on_nonfinite`: whether a step or tile that gives no numbers
-    stops the run or is repeated in fp32. `linear`: how the quantized layers of an hvlite folder are multiplied, see
-    `lite.arithmetic.choose_arithmetic`. `on_event` is told what the user should know. No weight is read yet.
-    ConfigError, CheckpointError, UnsupportedDeviceError.
+    stops the run or is repeated in fp32. `prompt_cache`: embeddings of prompts are kept on disk, and looked up there,
+    so that a repeated prompt loads no text encoder. `on_event` is told what the user should know. No weight is read
+    yet. ConfigError, CheckpointError, UnsupportedDeviceError.
     """
     root = demo_root() if path is None else Path(path)
     info = probe_device(device)
@@ -238,6 +247,7 @@ def load(
     )
     limits = MemoryLimits(vram_limit_bytes, ram_limit_bytes)
     pipeline = Pipeline(parts, limits, tier, on_nonfinite=on_nonfinite)
+    pipeline.keep_prompts = prompt_cache
     if vram_limit_bytes is not None:
         cap_device_memory(info, vram_limit_bytes - CONTEXT_BYTES)
     return pipeline

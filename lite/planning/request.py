@@ -11,6 +11,7 @@ from ...quantize.presets import PRESETS
 from ..card import OFFICIAL_CARD, ModelCard, demo_root, load_card
 from ..plan import plan_memory
 from ..request.sizes import check_frames, check_side, size_by_name
+from .caps_table import caps_table
 from .gpus import find_gpu
 from .limits import parse_limit
 from .machine import MemoryLimits, machine_of
@@ -44,6 +45,16 @@ def make_plan(options: PlanOptions) -> MemoryPlan:
     work = _work(options, card)
     machine = choose_machine(options)
     return plan_memory(plan_model(options.model or demo_root()), work, machine, tier=options.tier)
+
+
+def make_caps_table(options: PlanOptions) -> str:
+    """The plans of one video under falling caps, as Markdown. Raises ConfigError and CheckpointError."""
+    limits = MemoryLimits(ram_bytes=parse_limit("--ram-limit", options.ram_limit))
+    gpu = None if options.gpu is None else find_gpu(options.gpu)
+    work = _work(options, _card(options.model))
+    return caps_table(
+        plan_model(options.model or demo_root()), work, Machine(vram_bytes=0, ram_bytes=limits.ram, gpu=gpu)
+    )
 
 
 def _card(model: str | None) -> ModelCard:

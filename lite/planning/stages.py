@@ -78,15 +78,22 @@ def _stage(
 
 
 def text_by_layer(model: ModelSizes, machine: Machine) -> bool:
-    """Whether the language model must go through the device layer by layer."""
+    """Whether the language model must go through the device layer by layer; on a CPU, where the RAM limit says so."""
     whole, _ = text_moments(model, machine.w)
+    if machine.on_cpu:
+        return machine.host_base_bytes + _embedding_bytes(model, machine) + whole.nbytes > machine.ram_bytes
     return not fits_device(whole.nbytes, machine)
+
+
+def _embedding_bytes(model: ModelSizes, machine: Machine) -> int:
+    """Host memory of the language model's table of embeddings while it is loaded."""
+    return int(LOADING_COPIES * model.embedding_elements * machine.w)
 
 
 def _text(model: ModelSizes, machine: Machine) -> Stage:
     whole, by_layer = text_moments(model, machine.w)
     moment = by_layer if text_by_layer(model, machine) else whole
-    loading = int(LOADING_COPIES * model.embedding_elements * machine.w)
+    loading = _embedding_bytes(model, machine)
     return _stage("text", machine, moment, 0, loading, model.text_bytes, read_seconds(model.text_bytes))
 
 

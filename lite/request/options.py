@@ -51,6 +51,7 @@ class GenerateOptions:
     tier: str = "auto"
     linear: str = "auto"
     on_nonfinite: str = "stop"
+    prompt_cache: bool = True
     vram_limit: str | None = None
     ram_limit: str | None = None
 
@@ -78,6 +79,7 @@ class RerunOptions:
     tier: str = "auto"
     linear: str = "auto"
     on_nonfinite: str = "stop"
+    prompt_cache: bool = True
     vram_limit: str | None = None
     ram_limit: str | None = None
 

@@ -49,6 +49,7 @@ def prepare_rerun(options: RerunOptions) -> Prepared:
         tier=options.tier,
         linear=options.linear,
         on_nonfinite=options.on_nonfinite,
+        prompt_cache=options.prompt_cache,
         vram_limit_bytes=parse_limit("--vram-limit", options.vram_limit),
         ram_limit_bytes=parse_limit("--ram-limit", options.ram_limit),
     )

@@ -48,9 +48,10 @@ def _places(request: GenerateRequest) -> list[str]:
     words += ["--png"] if encoding.kind == "png" else []
     words += [] if encoding.kind != "h264" or encoding.crf == 17 else ["--crf", str(encoding.crf)]
     words += ["--keep-latents"] if request.keep_latents else []
+    words += [] if request.prompt_cache else ["--no-prompt-cache"]
     words += [] if request.tier == "auto" else [f"--tier={request.tier}"]
-    words += [] if request.linear == "auto" else [f"--linear={request.linear}"]
     words += [] if request.on_nonfinite == "stop" else [f"--on-nonfinite={request.on_nonfinite}"]
+    words += [] if request.linear == "auto" else [f"--linear={request.linear}"]
     return words + ([] if request.device == "auto" else [f"--device={request.device}"])
 
 
