@@ -123,8 +123,7 @@ def path(scene: Scene, frames: int, height: int, width: int) -> list[tuple[float
 
 def _pose(scene: Scene, u: float, height: int, width: int) -> tuple[float, float, float]:
     """Where the shape is at the share `u` of its motion."""
-    x, y = _centre(width), _centre(height)
-    radius = scene.radius
+    x, y, radius = float(_centre(width)), float(_centre(height)), scene.radius
     room = (_cells(width / 2 - _extent(scene)), _cells(height / 2 - _extent(scene)))
     free = (min(CELL, room[0]), min(CELL, room[1]))
     if scene.motion in DIRECTIONS:
