@@ -14,7 +14,7 @@ from hvlite.quantize.convert import QuantizeOptions, run_quantize
 
 
 def test_watch_sees_what_a_process_holds_for_a_moment():
-    hold = "import time; a = bytearray(b'x' * (200 << 20)); time.sleep(0.5); del a; print('done')"
+    hold = "import time; a = b'x' * (200 << 20); time.sleep(0.5); del a; print('done')"
     lines, measured = watch([sys.executable, "-c", hold])
     assert lines == ["done"]
     assert 200 << 20 <= measured["peak_anonymous_bytes"] <= measured["peak_rss_bytes"] < 400 << 20
