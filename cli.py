@@ -33,8 +33,9 @@ HELP = """HunyuanVideo on the machine you own: a video from a prompt, without a 
 Something wrong? [bold]hvlite doctor[/bold] says what, and what helps."""
 
 EXIT_CODES = (
-    "Exit codes: 0 done, 2 something in the command cannot be right, 3 weights, 4 disk, 5 device or missing part, "
-    "6 does not fit in memory, 70 a bug of ours, 75 the card is in use (--no-wait), 130 stopped, the work is kept."
+    "Exit codes: 0 done, 1 some prompts of a batch failed, 2 something in the command cannot be right, 3 weights, "
+    "4 disk, 5 device or missing part, 6 does not fit in memory, 70 a bug of ours, 75 the card is in use (--no-wait), "
+    "130 stopped, the work is kept."
 )
 
 app = typer.Typer(

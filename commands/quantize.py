@@ -13,6 +13,7 @@ import typer
 from ..display import SafeLine, duration
 from ..errors import CheckpointError, ConfigError, InterruptedRunError
 from . import options as opt
+from .paths import require_path
 
 if TYPE_CHECKING:
     from ..quantize.convert import Progress, QuantizeResult
@@ -181,7 +182,7 @@ def verify(
     """See VERIFY_HELP."""
     from ..quantize.verify import run_verify
 
-    _require(folder, "FOLDER")
+    require_path(folder, "FOLDER")
     _check_paths(None, lora)
     result = run_verify(folder, None if source is None else _model(source), tuple(lora or ()))
     _print_verified(result, folder, json_lines=json_lines)
@@ -190,29 +191,19 @@ def verify(
         raise CheckpointError(f"{folder} has {count}", hint="copy the folder again, or convert the model again")
 
 
-def _require(path: Path, what: str) -> None:
-    """A path that leads nowhere is a slip of the pen (2), not a damaged model (3)."""
-    try:
-        there = path.expanduser().exists()
-    except (OSError, RuntimeError) as error:
-        raise ConfigError(f"{what} {path}: {error}", hint="check the path") from None
-    if not there:
-        raise ConfigError(f"{what} {path} does not exist", hint="check the path")
-
-
 def _check_paths(recipe: Path | None, loras: list[str] | None) -> None:
     from ..quantize.lora import parse_argument
 
     if recipe is not None:
-        _require(recipe, "--recipe")
+        require_path(recipe, "--recipe")
     for text in loras or ():
-        _require(parse_argument(text)[0], "--lora")
+        require_path(parse_argument(text)[0], "--lora")
 
 
 def _model(source: str) -> Path:
     """The model a SOURCE means: the word `demo` is the one that ships with hvlite."""
     if source != "demo":
-        _require(Path(source), "SOURCE")
+        require_path(Path(source), "SOURCE")
         return Path(source)
     from ..lite.card import demo_root
 
