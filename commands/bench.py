@@ -14,6 +14,7 @@ from ..display import SafeLine
 from ..errors import InterruptedRunError
 from . import bench_compile as compiled
 from . import options as opt
+from .paths import require_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -64,6 +65,8 @@ def bench(
 ) -> None:
     """See BENCH_HELP."""
     if compare is not None:
+        for path in compare:
+            require_path(path, "--compare")
         _compare(*compare, json_lines=json_lines)
         return
     if part == [compiled.PART]:
