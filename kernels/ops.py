@@ -87,10 +87,14 @@ def quantize_tokens(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return reference.quantize_tokens(x, dtype)
 
 
-def gelu_codes(x: Tensor, dtype: torch.dtype, gelu_from: int = 0) -> tuple[Tensor, Tensor]:
-    """`quantize_tokens` of x whose channels from `gelu_from` on went through `gelu_tanh`, in fp32."""
+def gelu_codes_(x: Tensor, dtype: torch.dtype, gelu_from: int = 0) -> tuple[Tensor, Tensor]:
+    """`quantize_tokens` of x whose channels from `gelu_from` on went through `gelu_tanh`, in fp32.
+
+    x [..., K] is used up: on a card the codes lie in its memory, rows as far apart as x's were.
+    """
     if runs_kernels(x.device):
-        return library.quantize_tokens(x, dtype, gelu_from)
+        scale = library.gelu_codes_(x, dtype, gelu_from)
+        return x.view(dtype).narrow(-1, 0, x.shape[-1]), scale
     return reference.gelu_codes(x, dtype, gelu_from)
 
 

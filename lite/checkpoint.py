@@ -27,7 +27,7 @@ def load_transformer(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     config: Mapping[str, Any] | None = None,
-    linear: str = "auto",
+    linear: str | LinearArithmetic = "auto",
 ) -> HunyuanVideoTransformer:
     """The transformer of a model folder (official, diffusers, hvlite) or of a single file, ready for inference.
 
@@ -41,7 +41,8 @@ def load_transformer(
         with torch.device("meta"):
             model = HunyuanVideoTransformer(source.config)
         default = torch.float32 if device.type == "cpu" else torch.bfloat16
-        return bind(model, source, device, dtype or default, choose_arithmetic(linear, kernel_capability(device)))
+        chosen = choose_arithmetic(linear, kernel_capability(device)) if isinstance(linear, str) else linear
+        return bind(model, source, device, dtype or default, chosen)
 
 
 def load_vae(

@@ -43,7 +43,7 @@ def gelu_for(layer: nn.Module, x: Tensor, gelu_from: int = 0) -> Tokens:
     """x [..., C] whose channels from `gelu_from` on went through a GELU, as `layer` takes it. x may be overwritten."""
     codes = _codes_of(layer)
     if codes is not None:
-        return TokenCodes(*ops.gelu_codes(x, codes, gelu_from), x.dtype)
+        return TokenCodes(*ops.gelu_codes_(x, codes, gelu_from), x.dtype)
     ops.gelu_tanh_(x[..., gelu_from:])
     return x
 

@@ -20,6 +20,7 @@ def cases():
     yield library.modulated_norm, (x, row, row, 1e-6)
     yield library.modulated_norm_codes, (x, row, row, 1e-6, torch.int8)
     yield library.quantize_tokens, (x, torch.int8, 20)
+    yield library.gelu_codes_, (x, torch.int8, 20)
     yield library.gelu_tanh, (x,)
     yield library.gelu_tanh_, (x,)
     yield library.gated_residual_, (x, torch.randn_like(x), row)
