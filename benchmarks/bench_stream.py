@@ -94,6 +94,8 @@ def _measure(options: BenchOptions, store: BlockStore, case: Case, tier: Tier, m
             pinned = pinned_bytes(transformer)
         finally:
             transformer.close()
+            if device.type == "cuda":
+                torch.cuda.empty_cache()  # the next tier's buffers have other sizes
     measured.resident = seconds if tier == "resident" else measured.resident
     measured.flop_per_s = sum(flops_of_step(store.config, case)) / seconds.median
     return Result(

@@ -84,10 +84,11 @@ class Timeline:
 
 @dataclass(frozen=True, kw_only=True)
 class NotRun:
-    """A part or a case that was left out, and why."""
+    """A part or a case that was left out, and why. `wrong`: its gate did not hold."""
 
     part: str
     reason: str
+    wrong: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +107,12 @@ class BenchFile:
     def to_json(self) -> dict[str, Any]:
         """Plain JSON, the schema's name and version first."""
         return {"schema": SCHEMA, "schema_version": SCHEMA_VERSION, **asdict(self)}
+
+    def require_right(self) -> None:
+        """Raises GateError where a gate did not hold: the rest was measured all the same."""
+        wrong = [f"{each.part}: {each.reason}" for each in self.not_run if each.wrong]
+        if wrong:
+            raise GateError("; ".join(wrong), hint="please report it, with the file of results")
 
     def part(self, name: str) -> list[Result]:
         """The results of one part, in the order they were made."""

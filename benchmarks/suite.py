@@ -102,7 +102,7 @@ def cap_device(device: torch.device, limit_bytes: int | None) -> None:
 
 
 def _run_part(name: str, options: BenchOptions, tell: Tell) -> Iterator[Result]:
-    """The results of a part. What cannot run here is left out with the reason; a wrong result ends everything."""
+    """The results of a part. What cannot run here is left out with the reason; a wrong result ends the part."""
     if options.seconds_left <= 0:
         options.skip(name, "no time was left")
         return
@@ -112,10 +112,9 @@ def _run_part(name: str, options: BenchOptions, tell: Tell) -> Iterator[Result]:
         for result in import_module(f".{PARTS[name].module}", __package__).run(options):
             tell(f"{name}: {result.case}")
             yield result
-    except GateError:
-        raise
     except HvliteError as error:
-        options.skip(name, str(error))
+        wrong = isinstance(error, GateError)
+        options.skipped.append(NotRun(part=name, reason=error.message if wrong else str(error), wrong=wrong))
     tell(f"{name}: {time.monotonic() - began:.0f} s")
 
 

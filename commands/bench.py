@@ -80,6 +80,7 @@ def bench(
     )
     made = _run(suite, output or (None if part else DEFAULT_OUTPUT))
     _print(made, json_lines=json_lines)
+    made.require_right()
 
 
 def _run(suite: Iterator[BenchFile], output: Path | None) -> BenchFile:

@@ -23,7 +23,7 @@ from hvlite.benchmarks.cases import (
 from hvlite.benchmarks.part_list import PARTS, choose_parts
 from hvlite.benchmarks.quality import PROMPTS, convert_all
 from hvlite.benchmarks.random_model import make_block_store, open_random_transformer
-from hvlite.benchmarks.results import GateError, Result, parse_results
+from hvlite.benchmarks.results import GateError, Result, check_gate, parse_results, read_results
 from hvlite.benchmarks.run_planned import PlannedRun, make_run, measure
 from hvlite.benchmarks.suite import BenchOptions, run_suite
 from hvlite.benchmarks.timing import time_work
@@ -148,6 +148,19 @@ def test_the_suite_keeps_what_it_has_and_says_what_it_left_out(monkeypatch):
     assert [result.case for result in made.results] == ["one"]
     assert [each.reason for each in made.not_run] == ["the second does not go (here)"]
     assert made.machine["kind"] == "cpu"
+
+
+def test_a_wrong_result_is_told_at_the_end(monkeypatch, tmp_path, capsys):
+    def run(options):
+        check_gate(False, "equal bits")
+        yield Result(part="vae", case="one", gate="equal bits")
+
+    monkeypatch.setattr(suite, "import_module", lambda name, package: type("Module", (), {"run": staticmethod(run)}))
+    assert main(["bench", "vae", "--device", "cpu", "--output", str(tmp_path / "a.json")]) == 70
+    made = read_results(tmp_path / "a.json")
+    assert made.results == ()
+    assert made.not_run[0].wrong
+    assert "equal bits" in capsys.readouterr().err
 
 
 def test_names_of_parts():
