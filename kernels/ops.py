@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from . import reference
+from . import library, reference
+from .capability import capability_of, runs_kernels
+from .mm_choice import choose_mm
 
 
 def joint_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -35,7 +37,18 @@ def apply_rope(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float = 1e-6) -> Tensor:
     """LayerNorm(x) * (1 + scale) + shift, in fp32, back in x's dtype. x: [B, S, C]; shift, scale: [B, C]."""
+    if runs_kernels(x.device):
+        return library.modulated_norm(x, shift, scale, eps)
     return reference.modulated_norm(x, shift, scale, eps)
+
+
+def modulated_norm_codes(
+    x: Tensor, shift: Tensor, scale: Tensor, dtype: torch.dtype, eps: float = 1e-6
+) -> tuple[Tensor, Tensor]:
+    """`modulated_norm`, then `quantize_tokens` of its fp32 values: codes [B, S, C] int8 or e4m3fn, scale [B, S]."""
+    if runs_kernels(x.device):
+        return library.modulated_norm_codes(x, shift, scale, eps, dtype)
+    return reference.modulated_norm_codes(x, shift, scale, eps, dtype)
 
 
 def gated_residual(x: Tensor, branch: Tensor, gate: Tensor) -> Tensor:
@@ -45,12 +58,40 @@ def gated_residual(x: Tensor, branch: Tensor, gate: Tensor) -> Tensor:
 
 def gated_residual_(x: Tensor, branch: Tensor, gate: Tensor) -> Tensor:
     """x += gate * branch, in place; returns x. x, branch: [B, S, C]; gate: [B, C]."""
+    if runs_kernels(x.device):
+        library.gated_residual_(x, branch, gate)
+        return x
     return reference.gated_residual_(x, branch, gate)
 
 
 def gelu_tanh(x: Tensor) -> Tensor:
     """GELU in its tanh form (the erf form differs by up to 5e-4, enough to fail parity)."""
-    return reference.gelu_tanh(x)
+    return library.gelu_tanh(x) if runs_kernels(x.device) else reference.gelu_tanh(x)
+
+
+def gelu_tanh_(x: Tensor) -> Tensor:
+    """`gelu_tanh` in place; returns x."""
+    if runs_kernels(x.device):
+        library.gelu_tanh_(x)
+        return x
+    return reference.gelu_tanh_(x)
+
+
+def quantize_tokens(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """One scale for each token, its largest value over the largest code (a token of zeros gets 1).
+
+    x: [..., K]; dtype: int8 or e4m3fn -> codes [..., K], scale [...] fp32.
+    """
+    if runs_kernels(x.device):
+        return library.quantize_tokens(x, dtype, x.shape[-1])
+    return reference.quantize_tokens(x, dtype)
+
+
+def gelu_codes(x: Tensor, dtype: torch.dtype, gelu_from: int = 0) -> tuple[Tensor, Tensor]:
+    """`quantize_tokens` of x whose channels from `gelu_from` on went through `gelu_tanh`, in fp32."""
+    if runs_kernels(x.device):
+        return library.quantize_tokens(x, dtype, gelu_from)
+    return reference.gelu_codes(x, dtype, gelu_from)
 
 
 def dequantize_rows(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
@@ -60,27 +101,85 @@ def dequantize_rows(codes: Tensor, scale: Tensor, dtype: torch.dtype) -> Tensor:
     return reference.dequantize_rows(codes, scale, dtype)
 
 
-def quantize_tokens(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """One scale for each token, its largest value over the largest code (a token of zeros gets 1).
-
-    x: [..., K]; dtype: int8 or e4m3fn -> codes [..., K], scale [...] fp32.
-    """
-    return reference.quantize_tokens(x, dtype)
-
-
-def int8_mm(x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x @ weight.T of int8 codes, summed in int32, times both scales, plus bias -> [M, N] fp32.
+def int8_mm(
+    x: Tensor,
+    x_scale: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """x @ weight.T of int8 codes, summed in int32, times both scales, plus bias, rounded once -> [M, N] in `dtype`.
 
     x: [M, K] int8, x_scale: [M] fp32; weight: [N, K] int8, weight_scale: [N] fp32; bias: [N].
     """
     _check_mm(x, x_scale, weight, weight_scale)
-    return reference.int8_mm(x, x_scale, weight, weight_scale, bias)
+    if not runs_kernels(x.device):
+        return reference.int8_mm(x, x_scale, weight, weight_scale, bias).to(dtype)
+    return _ours(x, x_scale, weight, weight_scale, bias, dtype)
 
 
-def fp8_mm(x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x @ weight.T of e4m3fn codes, summed in fp32, times both scales, plus bias -> [M, N] fp32. Shapes: `int8_mm`."""
+def fp8_mm(
+    x: Tensor,
+    x_scale: Tensor,
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """x @ weight.T of e4m3fn codes, summed in fp32, times both scales, plus bias -> [M, N]. Shapes: `int8_mm`."""
     _check_mm(x, x_scale, weight, weight_scale)
-    return reference.fp8_mm(x, x_scale, weight, weight_scale, bias)
+    if not runs_kernels(x.device):
+        return reference.fp8_mm(x, x_scale, weight, weight_scale, bias).to(dtype)
+    choice = choose_mm("fp8_mm", capability_of(x.device))
+    if choice is not None and choice.kernel == "torch" and dtype == torch.bfloat16 and _scaled_mm_takes(weight):
+        scales = (x_scale[:, None], weight_scale[None])
+        narrow = None if bias is None else bias.to(dtype)
+        return torch._scaled_mm(x, weight.t(), *scales, bias=narrow, out_dtype=dtype, use_fast_accum=True)
+    return _ours(x, x_scale, weight, weight_scale, bias, dtype)
+
+
+def w8a16_mm(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x @ dequantized weight.T + bias -> [..., N] in x's dtype. x: [..., K]; weight: [N, K] int8 or e4m3fn codes."""
+    if not runs_kernels(x.device) or x.dtype == torch.float32:
+        return reference.w8a16_mm(x, weight, weight_scale, bias)
+    return _ours(x.flatten(0, -2), None, weight, weight_scale, bias, x.dtype).view(*x.shape[:-1], weight.shape[0])
+
+
+def codes_mm_(
+    out: Tensor,
+    x: Tensor,
+    x_scale: Tensor | None,
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None = None,
+    gate: Tensor | None = None,
+    *,
+    gelu: bool = False,
+) -> Tensor:
+    """A product of codes written into `out` [..., N], which may be a view, or added to it; returns `out`.
+
+    x: [M, K] codes with x_scale [M], or 16-bit activations without one. `gelu`: its GELU; `gate` [B, N]:
+    out += gate * product.
+    """
+    if runs_kernels(out.device) and x.dtype != torch.float32:
+        library.codes_mm_(out, x, x_scale, weight, weight_scale, bias, gate, gelu)
+    else:
+        reference.codes_mm_(out, x, x_scale, weight, weight_scale, bias, gate, gelu)
+    return out
+
+
+def _ours(
+    x: Tensor, x_scale: Tensor | None, weight: Tensor, weight_scale: Tensor, bias: Tensor | None, dtype: torch.dtype
+) -> Tensor:
+    out = torch.empty(x.shape[0], weight.shape[0], dtype=dtype, device=x.device)
+    library.codes_mm_(out, x, x_scale, weight, weight_scale, bias, None, False)
+    return out
+
+
+def _scaled_mm_takes(weight: Tensor) -> bool:
+    """torch._scaled_mm wants both sides of a weight in multiples of 16."""
+    return weight.shape[0] % 16 == 0 and weight.shape[1] % 16 == 0
 
 
 def _check_mm(x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor) -> None:
@@ -109,6 +208,21 @@ def dequantize_nf4(
     return reference.dequantize_nf4(packed, absmax, values, shape, dtype)
 
 
-def gelu_tanh_(x: Tensor) -> Tensor:
-    """`gelu_tanh` in place; returns x."""
-    return reference.gelu_tanh_(x)
+def group_norm_silu(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+    """SiLU(GroupNorm(x)), statistics in fp32. x: [B, C, ...]; weight, bias: [C] -> x's shape and dtype."""
+    if not runs_kernels(x.device):
+        return reference.group_norm_silu(x, weight, bias, groups, eps)
+    mean, variance = library.group_moments(x, groups)
+    return library.scale_shift_silu(x, *reference.scale_shift(mean, variance, weight, bias, eps))
+
+
+def group_moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """Mean and variance of each group of channels, fp32. x: [B, C, ...] -> [B, G] both."""
+    return library.group_moments(x, groups) if runs_kernels(x.device) else reference.group_moments(x, groups)
+
+
+def scale_shift_silu(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """SiLU(x * scale + shift), in fp32, back in x's dtype. x: [B, C, ...]; scale, shift: [B, C] fp32."""
+    if runs_kernels(x.device):
+        return library.scale_shift_silu(x, scale, shift)
+    return reference.scale_shift_silu(x, scale, shift)

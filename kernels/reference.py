@@ -42,6 +42,13 @@ def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tenso
     return torch.addcmul(shift[:, None].float(), normed, 1 + scale[:, None].float()).to(x.dtype)
 
 
+def modulated_norm_codes(
+    x: Tensor, shift: Tensor, scale: Tensor, eps: float, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """See `ops.modulated_norm_codes`."""
+    return quantize_tokens(modulated_norm(x.float(), shift, scale, eps), dtype)
+
+
 def gated_residual(x: Tensor, branch: Tensor, gate: Tensor) -> Tensor:
     """See `ops.gated_residual`."""
     return torch.addcmul(x, branch, gate[:, None])
@@ -81,23 +88,83 @@ def quantize_tokens(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     wide = x.float()
     scale = wide.abs().amax(dim=-1) / largest
     scale = torch.where(scale < torch.finfo(torch.float32).tiny, torch.ones_like(scale), scale)
-    scaled = (wide / scale[..., None]).clamp_(-largest, largest)
+    scaled = (wide * (1 / scale)[..., None]).clamp_(-largest, largest)
     return (scaled.round_() if dtype == torch.int8 else scaled).to(dtype), scale
 
 
+def gelu_codes(x: Tensor, dtype: torch.dtype, gelu_from: int) -> tuple[Tensor, Tensor]:
+    """See `ops.gelu_codes`."""
+    wide = x.float()
+    return quantize_tokens(torch.cat([wide[..., :gelu_from], gelu_tanh(wide[..., gelu_from:])], dim=-1), dtype)
+
+
 def int8_mm(x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Tensor:
-    """See `ops.int8_mm`."""
+    """See `ops.int8_mm`; fp32."""
     return _rescale(torch._int_mm(x, weight.t()).float(), x_scale, weight_scale, bias)
 
 
 def fp8_mm(x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Tensor:
-    """See `ops.fp8_mm`."""
+    """See `ops.fp8_mm`; fp32."""
     return _rescale(widen(x) @ widen(weight).t(), x_scale, weight_scale, bias)
+
+
+def w8a16_mm(x: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Tensor:
+    """See `ops.w8a16_mm`."""
+    bias = None if bias is None else bias.to(x.dtype)
+    return F.linear(x, dequantize_rows(weight, weight_scale, x.dtype), bias)
+
+
+def codes_mm_(
+    out: Tensor,
+    x: Tensor,
+    x_scale: Tensor | None,
+    weight: Tensor,
+    weight_scale: Tensor,
+    bias: Tensor | None,
+    gate: Tensor | None,
+    gelu: bool,
+) -> None:
+    """See `ops.codes_mm_`."""
+    if x_scale is None:
+        product = w8a16_mm(x, weight, weight_scale, bias)
+    else:
+        product = (int8_mm if x.dtype == torch.int8 else fp8_mm)(x, x_scale, weight, weight_scale, bias)
+    product = gelu_tanh_(product) if gelu else product
+    product = product.to(out.dtype).view(out.shape)
+    if gate is None:
+        out.copy_(product)
+    else:
+        gated_residual_(out, product, gate)
 
 
 def _rescale(product: Tensor, x_scale: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Tensor:
     out = product * x_scale[:, None] * weight_scale
     return out if bias is None else out + bias.float()
+
+
+def group_norm_silu(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: float) -> Tensor:
+    """See `ops.group_norm_silu`."""
+    return F.silu(F.group_norm(x, groups, weight, bias, eps))
+
+
+def group_moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """See `ops.group_moments`."""
+    variance, mean = torch.var_mean(x.flatten(1).unflatten(1, (groups, -1)).float(), dim=2, correction=0)
+    return mean, variance
+
+
+def scale_shift(mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """What a GroupNorm multiplies and adds, channel by channel: moments [B, G], weight and bias [C] -> [B, C] fp32."""
+    repeats = weight.shape[0] // mean.shape[1]
+    scale = torch.rsqrt(variance + eps).repeat_interleave(repeats, dim=1) * weight.float()
+    return scale, bias.float() - mean.repeat_interleave(repeats, dim=1) * scale
+
+
+def scale_shift_silu(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
+    """See `ops.scale_shift_silu`."""
+    inner = (..., *(None,) * (x.ndim - 2))
+    wide = x.to(torch.float32, copy=True).mul_(scale[inner]).add_(shift[inner])
+    return F.silu(wide, inplace=True).to(x.dtype)
 
 
 def dequantize_nf4(
