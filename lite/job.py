@@ -53,6 +53,7 @@ def run_generate(request: GenerateRequest, on_event: Listener, stop: StopFlag) -
         dit_weight=request.dit_weight,
         config=request.model_config,
         tier=request.tier,
+        attention=request.attention,
         on_event=on_event,
     )
     _note_precision(request, pipeline, on_event)
@@ -115,7 +116,7 @@ def summary(pipeline: Pipeline) -> dict[str, Any]:
     return {
         "model": pipeline.card.name,
         "device": parts.device.name,
-        "attention": "torch sdpa",
+        "attention": f"{parts.attention} ({parts.attention.why})",
         "dtypes": {part: str(dtype).removeprefix("torch.") for part, dtype in names.items()},
         "tier": str(parts.tiers or TierCounts()),
     }

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import torch
 
 from ..quantize.source import ModelFiles
+from .attention import EXACT, Attention
 from .card import ModelCard
 from .checkpoint import load_transformer, load_vae
 from .device import DeviceInfo, Dtypes
@@ -35,6 +36,7 @@ class ModelParts:
         model_config: Mapping[str, Any] | None = None,
         keep_loaded: bool = False,
         tier: str = "auto",
+        attention: Attention = EXACT,
         on_event: Listener = ignore,
     ) -> None:
         """`tier`: where the transformer's blocks are. ConfigError for one that this model cannot have."""
@@ -42,6 +44,7 @@ class ModelParts:
         self.model_config = model_config
         self.tiers: TierCounts | None = None  # where the blocks really were, once the transformer was loaded
         self.tier = choose_tier(tier, files.root, streamable=self.is_streamable)
+        self.attention = attention
         self.on_event = on_event
         self._kept: dict[str, Any] = {}
         self._keep_loaded = keep_loaded

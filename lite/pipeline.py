@@ -16,10 +16,11 @@ from torch import Tensor
 
 from .. import __version__
 from ..quantize.source import locate
+from .attention import EXACT, Attention, choose_attention
 from .card import demo_root, load_card
 from .config import GenerateConfig
 from .device import choose_dtypes, memory_errors, probe_device
-from .events import Listener, ignore
+from .events import Listener, Note, ignore
 from .fingerprint import model_fingerprint
 from .models.chunked import DEFAULT_TOKEN_CHUNK
 from .models.vae_lean import decode_lean
@@ -93,8 +94,16 @@ class Pipeline:
     ) -> Iterator[tuple[int, Tensor]]:
         """Noise to latents, from `start` steps done: yields (steps done, latents [1, 16, T, H, W] fp32)."""
         with memory_errors("denoising"), torch.no_grad(), self.parts.transformer() as transformer:
-            predict = guided(transformer, conditioning, config)
+            predict = guided(transformer, conditioning, config, self._attention(transformer))
             yield from denoise(predict, latents.to(transformer.device), schedule_of(config), start=start)
+
+    def _attention(self, transformer: LoadedTransformer) -> Attention:
+        """The one chosen, or what takes its place for this transformer's heads, with a line that says so."""
+        chosen = self.parts.attention
+        self.parts.attention = chosen.for_heads(transformer.config.head_dim, transformer.device)
+        if self.parts.attention is not chosen:
+            self.parts.on_event(Note("info", f"attention: {self.parts.attention}: {self.parts.attention.why}"))
+        return self.parts.attention
 
     def decode(self, latents: Tensor, *, tiled: bool = True, lean: bool = False) -> Iterator[Tensor]:
         """Latents as the transformer left them [1, 16, T, H, W] to frames: uint8 chunks [f, H, W, 3] on the CPU.
@@ -122,17 +131,25 @@ class Pipeline:
             "model": self.card.name,
             "model_fingerprint": self.fingerprint,
             "precision": str(self.parts.dtypes.transformer).removeprefix("torch."),
+            "attention": str(self.parts.attention),
             "device": self.parts.device.device.type,
         }
 
 
-def guided(transformer: LoadedTransformer, conditioning: Conditioning, config: GenerateConfig) -> Predict:
+def guided(
+    transformer: LoadedTransformer,
+    conditioning: Conditioning,
+    config: GenerateConfig,
+    attention: Attention = EXACT,
+) -> Predict:
     """The model's prediction as a function of latents and step, with classifier-free guidance where it is on."""
     timesteps = schedule_of(config).timesteps
     guidance = guidance_input(config.guidance_scale, transformer.dtype) if transformer.config.guidance_embed else None
 
     def velocity(embeds: PromptEmbeds) -> Velocity:
-        return Velocity(transformer, embeds, timesteps, guidance, token_chunk=DEFAULT_TOKEN_CHUNK)
+        return Velocity(
+            transformer, embeds, timesteps, guidance, token_chunk=DEFAULT_TOKEN_CHUNK, attention=attention
+        )
 
     positive = velocity(conditioning.positive)
     if conditioning.negative is None:
@@ -166,6 +183,7 @@ def load(
     config: Mapping[str, Any] | None = None,
     keep_loaded: bool = False,
     tier: str = "auto",
+    attention: str = "auto",
     on_event: Listener = ignore,
 ) -> Pipeline:
     """A pipeline for a model folder (official, diffusers, hvlite); None is the model that ships with hvlite.
@@ -173,19 +191,21 @@ def load(
     `device`: auto, cpu or cuda. `precision` of the transformer on a GPU: bf16 (default), fp16, fp32; a CPU computes
     in fp32. `dit_weight`: another file for the transformer. `config`: official transformer field names, winning over
     a config.json. `keep_loaded` keeps the parts in memory between videos. `tier` says where the transformer's blocks
-    are: resident on the device, or streamed from host or disk, which needs an hvlite folder. `on_event` is told what
-    the user should know. No weight is read yet.
+    are: resident on the device, or streamed from host or disk, which needs an hvlite folder. `attention`: auto, hvlite,
+    sdpa, sage, or hvlite:VARIANT. `on_event` is told what the user should know. No weight is read yet.
     """
     root = demo_root() if path is None else Path(path)
     info = probe_device(device)
+    dtypes = choose_dtypes(info, precision)
     parts = ModelParts(
         locate(root, dit_weight=None if dit_weight is None else Path(dit_weight)),
         load_card(root),
         info,
-        choose_dtypes(info, precision),
+        dtypes,
         model_config=config,
         keep_loaded=keep_loaded,
         tier=tier,
+        attention=choose_attention(attention, info, dtypes.transformer),
         on_event=on_event,
     )
     return Pipeline(parts)
