@@ -74,7 +74,7 @@ def _joint_attention_kernel(
 ):  # fmt: skip
     """One program: BM rows of one head of one sample. Programs of one head run side by side, so its K and V stay in L2.
 
-    `first_tail`, `second_tail`: valid keys of the blocks behind the full ones, 0 where there is none. SPARSE: the
+    `first_tail`, `second_tail`: valid keys of the blocks behind the full ones, up to `k_blocks`. SPARSE: the
     blocks to visit are row [sample * heads + head, block of rows] of `block_ids` (`listed` long).
     """
     row_block, both = tl.program_id(0), tl.program_id(1)
@@ -92,12 +92,12 @@ def _joint_attention_kernel(
     k_start = k + sample * k_batch + head * k_head + key[None, :] * k_row + channel[:, None]
     v_start = v + sample * v_batch + head * v_head
     if TRANSPOSED:
-        v_start = v_start + channel[None, :] * v_row + key[:, None]
+        v_start = v_start + channel.to(tl.int64)[None, :] * v_row + key[:, None]
         v_step = BN
     else:
         v_start = v_start + key[:, None] * v_row + channel[None, :]
-        v_step = BN * v_row
-    k_step = BN * k_row
+        v_step = v_row.to(tl.int64) * BN
+    k_step = k_row.to(tl.int64) * BN
 
     row_max = tl.full([BM], -float("inf"), tl.float32)
     row_sum = tl.zeros([BM], tl.float32)
@@ -107,13 +107,13 @@ def _joint_attention_kernel(
         block_ids += line * listed
         unmasked, visited = tl.load(block_counts + line * 2), tl.load(block_counts + line * 2 + 1)
         for index in range(0, unmasked):
-            block = tl.load(block_ids + index).to(tl.int64)
+            block = tl.load(block_ids + index)
             acc, row_max, row_sum = _attend_block(
                 queries, row_factor, acc, row_max, row_sum, k_start + block * k_step, v_start + block * v_step,
                 k_scale + block, BN, QUANTIZED, PRODUCT, False, LOG2_P, BN,
             )  # fmt: skip
         for index in range(unmasked, visited):
-            block = tl.load(block_ids + index).to(tl.int64)
+            block = tl.load(block_ids + index)
             valid = tl.where(block == full_blocks, first_tail, second_tail)
             acc, row_max, row_sum = _attend_block(
                 queries, row_factor, acc, row_max, row_sum, k_start + block * k_step, v_start + block * v_step,
@@ -129,13 +129,11 @@ def _joint_attention_kernel(
             k_at += k_step
             v_at += v_step
             scale_at += 1
-        visited = full_blocks + (first_tail > 0).to(tl.int32) + (second_tail > 0).to(tl.int32)
-        for block in tl.range(full_blocks, visited, num_stages=1):
+        for block in tl.range(full_blocks, k_blocks, num_stages=1):
             valid = tl.where(block == full_blocks, first_tail, second_tail)
-            wide_block = block.to(tl.int64)
             acc, row_max, row_sum = _attend_block(
-                queries, row_factor, acc, row_max, row_sum, k_start + wide_block * k_step, v_start + wide_block * v_step,
-                k_scale + wide_block, valid, QUANTIZED, PRODUCT, True, LOG2_P, BN,
+                queries, row_factor, acc, row_max, row_sum, k_start + block * k_step, v_start + block * v_step,
+                k_scale + block, valid, QUANTIZED, PRODUCT, True, LOG2_P, BN,
             )  # fmt: skip
 
     some = row_sum > 0.0  # a block of queries may have been given no keys
@@ -153,7 +151,7 @@ def joint_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     q, k, v = (each if each.stride(-1) == 1 else each.contiguous() for each in (q, k, v))
     out = torch.empty(q.shape, dtype=q.dtype, device=q.device)
     strides = [each.stride(axis) for each in (q, k, v) for axis in (0, 2, 1)]
-    _launch(SIXTEEN_BIT, q, k, v, out, KeyLayout((k.shape[1],)), [*strides, *_out_strides(out)])
+    _launch(SIXTEEN_BIT, q, k, v, out, KeyLayout((k.shape[1],)), [*strides, *_out_strides(out)], (out,) * 4)
     return out
 
 
@@ -175,7 +173,7 @@ def attend(
     out = torch.empty(batch, rows, heads, dim, dtype=dtype, device=codes.device)
     strides = [each.stride(axis) for each in (codes, k, v) for axis in (0, 1, 2)]
     scales = (scale, k_scale, v_scale, v_mean)
-    _launch(variant, codes, k, v, out, layout, [*strides, *_out_strides(out)], blocks, scales)
+    _launch(variant, codes, k, v, out, layout, [*strides, *_out_strides(out)], scales, blocks)
     return out
 
 
@@ -191,8 +189,8 @@ def _launch(
     out: Tensor,
     layout: KeyLayout,
     strides: list[int],
+    scales: tuple[Tensor, ...],
     blocks: KeyBlocks | None = None,
-    scales: tuple[Tensor | None, ...] = (None,) * 4,
 ) -> None:
     batch, rows, heads, dim = out.shape
     check_head_dim(dim)
@@ -253,7 +251,7 @@ def _case(
     values = {**_constants(variant), "SPARSE": sparse, "D": dim, **launch.tiles}
     operand = "*i8" if variant.is_quantized else "*bf16"
     v_type = {torch.float8_e4m3fn: "*fp8e4nv", torch.float16: "*fp16", None: "*bf16"}[variant.v_dtype]
-    scales = dict.fromkeys(("q_scale", "k_scale", "v_scale", "v_mean"), "*fp32")
+    scales = dict.fromkeys(("q_scale", "k_scale", "v_scale", "v_mean"), "*fp32" if variant.is_quantized else "*bf16")
     lists = dict.fromkeys(("block_ids", "block_counts"), "*i32")
     types = {"q": operand, "k": operand, "v": v_type, "out": "*bf16", "softmax_factor": "fp32", **scales, **lists}
     names = _joint_attention_kernel.arg_names

@@ -125,7 +125,8 @@ class GenerateRequest:
 
     `resume`: True goes on from `<output>.hvlite/`, False starts anew over it, None refuses where one lies.
     `model_config`: official transformer field names and values, winning over what lies beside the weights;
-    `model_config_file` is where they were read, for messages. `tier`: where the transformer's blocks are.
+    `model_config_file` is where they were read, for messages. `tier`: where the transformer's blocks are;
+    `attention`: see `attention.choose_attention`, which judges it.
     """
 
     config: GenerateConfig
@@ -143,6 +144,7 @@ class GenerateRequest:
     threads: int | None = None
     model_config_file: Path | None = None
     tier: str = "auto"
+    attention: str = "auto"
 
     def __post_init__(self) -> None:
         if self.force and self.resume:

@@ -48,6 +48,7 @@ class GenerateOptions:
     device: str = "auto"
     threads: int | None = None
     tier: str = "auto"
+    attention: str = "auto"
 
 
 @dataclass(frozen=True)
@@ -70,6 +71,7 @@ class RerunOptions:
     device: str = "auto"
     threads: int | None = None
     tier: str = "auto"
+    attention: str = "auto"
 
 
 @dataclass(frozen=True)

@@ -178,6 +178,7 @@ def _request(
         device=options.device,
         threads=options.threads,
         tier=options.tier,
+        attention=options.attention,
     )
 
 

@@ -45,6 +45,7 @@ def prepare_rerun(options: RerunOptions) -> Prepared:
         device=options.device,
         threads=options.threads,
         tier=options.tier,
+        attention=options.attention,
     )
     fingerprint = model_fingerprint(choice.files, request.model_config)
     _check_same_model(settings, fingerprint, options.video)

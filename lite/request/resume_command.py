@@ -47,4 +47,5 @@ def _places(request: GenerateRequest) -> list[str]:
     words += [] if encoding.kind != "h264" or encoding.crf == 17 else ["--crf", str(encoding.crf)]
     words += ["--keep-latents"] if request.keep_latents else []
     words += [] if request.tier == "auto" else [f"--tier={request.tier}"]
+    words += [] if request.attention == "auto" else [f"--attention={request.attention}"]
     return words + ([] if request.device == "auto" else [f"--device={request.device}"])
