@@ -27,7 +27,7 @@ def quantize_queries(
 ) -> tuple[Tensor, Tensor]:
     """See `quantized_attention.quantize_queries`; scales times `factor`."""
     codes, scale = _int8(qk_norm_rope(x, weight, rope, eps).float().transpose(1, 2), (3,))
-    return codes, scale.flatten(2) * factor
+    return codes.contiguous(), scale.flatten(2) * factor
 
 
 def quantize_keys_(
@@ -53,7 +53,7 @@ def quantize_keys_(
 def quantize_values_(out: Tensor, v: Tensor, mean: Tensor, place: BlockPlace, variant: AttentionVariant) -> Tensor:
     """See `quantized_attention.quantize_values_`: v [B, S, H, D] -> the scales [B, H, D]."""
     wide = v.float().transpose(1, 2) - mean[:, :, None]
-    scale = _power_of_two(wide.abs().amax(dim=2) / variant.v_limit)
+    scale = power_of_two(wide.abs().amax(dim=2) / variant.v_limit)
     scaled = wide / scale[:, :, None]
     for tokens, keys in place.runs(v.shape[1]):
         part = _whole_blocks(scaled[:, :, tokens]).to(out.dtype)
@@ -126,7 +126,7 @@ def _int8(wide: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     return (wide * (1 / scale)).clamp_(-largest, largest).round_().to(torch.int8), scale
 
 
-def _power_of_two(wanted: Tensor) -> Tensor:
+def power_of_two(wanted: Tensor) -> Tensor:
     """The least power of two that is not below; 1 for nothing."""
     power = ((wanted.view(torch.int32) + 0x7FFFFF) & 0x7F800000).view(torch.float32)
     return torch.where(wanted < 1e-30, 1.0, power)

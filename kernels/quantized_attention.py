@@ -23,16 +23,22 @@ LOG2_E = math.log2(math.e)
 Rope = tuple[Tensor, Tensor]
 
 
-def sample_rows(tokens: int) -> list[int]:
-    """Which of a number of tokens K's shift and V's mean come from: at most 256, evenly spread."""
+def sample_rows(tokens: int, device: torch.device) -> Tensor:
+    """Which of a number of tokens K's shift and V's mean come from: the indices of at most 256, evenly spread."""
     count = min(tokens, SAMPLE)
-    return [index * tokens // count for index in range(count)]
+    return torch.arange(count, device=device) * tokens // count
 
 
 def set_means_(kv: QuantizedKV, k: Tensor, v: Tensor) -> None:
-    """K's shift and V's mean from a sample of tokens: k (normed and rotated) and v, [B, S, H, D]."""
+    """K's shift and V's mean from a sample of tokens: k (normed and rotated) and v, [B, S, H, D].
+
+    V's is rounded to a sixteenth of the channel's range. V in bf16 lies on a grid; moved off it by a fraction of a
+    step, all its values would be rounded the same way, and where attention is flat that adds up: the relative error of
+    fp8 P and V at 4096 normal tokens was .056 instead of .039.
+    """
     kv.k_shift.copy_(k.float().mean(dim=1))
-    kv.v_mean.copy_(v.float().mean(dim=1))
+    step = attention_reference.power_of_two(v.float().abs().amax(dim=1)) / 16
+    kv.v_mean.copy_((v.float().mean(dim=1) / step).round() * step)
 
 
 def quantize_queries(
@@ -109,8 +115,8 @@ def joint_attention(
     """`ops.joint_attention` in 8 bits, whole: q [B, S, H, D], k and v [B, K, H, D] -> [B, S, H, D] in q's dtype."""
     batch, tokens, heads, dim = k.shape
     kv = QuantizedKV.allocate(variant, KeyLayout((tokens,)), batch, heads, dim, k.device)
-    rows = sample_rows(tokens)
-    set_means_(kv, k[:, rows], v[:, rows])
+    rows = sample_rows(tokens, k.device)
+    set_means_(kv, k.index_select(1, rows), v.index_select(1, rows))
     quantize_keys_(kv, 0, k)
     quantize_values_(kv, 0, v)
     align_values_(kv)

@@ -83,9 +83,10 @@ class Sequence:
         """
 
         def sample() -> tuple[Tensor, Tensor]:
-            rows = torch.tensor(sample_rows(self.rope.cos.shape[0]), device=self.tokens.device)
-            k, v = keys_values(self.tokens[:, rows])
-            return ops.qk_norm_rope(k, weight, (self.rope.cos[rows], self.rope.sin[rows])), v
+            rows = sample_rows(self.rope.cos.shape[0], self.tokens.device)
+            k, v = keys_values(self.tokens.index_select(1, rows))
+            table = (self.rope.cos.index_select(0, rows), self.rope.sin.index_select(0, rows))
+            return ops.qk_norm_rope(k, weight, table), v
 
         self.kv.begin(sample)
 

@@ -23,7 +23,7 @@ def attend(q, k, v, variant, segments=None, blocks=None):
     batch, tokens, heads, dim = k.shape
     layout = KeyLayout(segments or (tokens,))
     kv = QuantizedKV.allocate(variant, layout, batch, heads, dim, k.device)
-    rows = quantized_attention.sample_rows(tokens)
+    rows = quantized_attention.sample_rows(tokens, k.device)
     quantized_attention.set_means_(kv, k[:, rows], v[:, rows])
     start, scales = 0, []
     for count in layout.segments:
