@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "load": "lite.pipeline",
+    "plan": "lite.planning.request",
     "Pipeline": "lite.pipeline",
     "Video": "lite.pipeline",
     "GenerateConfig": "lite.config",

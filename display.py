@@ -18,7 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO
 
-from .lite.events import Event, Finished, Note, StageDone, StageStarted, StepDone
+from .lite.events import Event, Finished, Note, Planned, StageDone, StageStarted, StepDone
 
 if TYPE_CHECKING:
     from rich.progress import Progress, TaskID
@@ -138,6 +138,8 @@ class LiveDisplay:
         elif isinstance(event, Note):
             style = "yellow" if event.level == "warning" else "dim"
             self._progress.console.print(f"[{style}]{_escaped(describe(event))}[/]", highlight=False)
+        elif isinstance(event, Planned):
+            self._progress.console.print(f"[dim]{_escaped(describe(event))}[/]", highlight=False)
         elif isinstance(event, Finished):
             self._progress.console.print(f"[bold green]✓[/] {_escaped(describe(event))}", highlight=False)
 
@@ -178,6 +180,8 @@ def describe(event: Event) -> str:
         return f"{stage_name(event.stage)}: done in {duration(event.seconds)}{detail}"
     if isinstance(event, Note):
         return f"warning: {event.text}" if event.level == "warning" else event.text
+    if isinstance(event, Planned):
+        return event.text
     if isinstance(event, Finished):
         done = f"{event.output} is done in {duration(event.seconds)}, seed {event.seed}"
         return f"{done} ({summarised(event.summary)})" if event.summary else done
@@ -192,6 +196,7 @@ def summarised(summary: Mapping[str, object]) -> str:
         str(summary.get("device", "")),
         arithmetic,
         str(summary.get("attention", "")),
+        str(summary.get("linear", "")),
         str(summary.get("tier", "")),
     ]
     return ", ".join(word for word in words if word)

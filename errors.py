@@ -56,10 +56,22 @@ class MemoryLimitError(HvliteError):
     exit_code = 6
 
 
+class DeviceBusyError(HvliteError):
+    """Another process has the graphics card and waiting for it was not wanted; the same command works later."""
+
+    exit_code = 75
+
+
 class NonFiniteError(HvliteError):
-    """The model produced NaN or infinity: the step and the block are named, the work before it is kept."""
+    """The model gave NaN, infinity or one value everywhere: step and block are named, the work before it is kept."""
 
     exit_code = 5
+
+
+class BatchFailedError(HvliteError):
+    """Some videos of a batch failed; the others are made."""
+
+    exit_code = 1
 
 
 class InterruptedRunError(HvliteError):

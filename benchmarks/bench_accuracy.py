@@ -64,11 +64,11 @@ def run(tokens: int = TOKENS, device: str = "cpu", variants: Sequence[str] = tup
 def _rows(tokens: int, device: torch.device, variants: Sequence[str]) -> Iterator[Row]:
     for kind, make in KINDS.items():
         draw = torch.Generator().manual_seed(0)
-        inputs = [each.to(device, torch.bfloat16) for each in make(tokens, draw)]
-        exact = ops.joint_attention(*(each.double() for each in inputs))
+        q, k, v = (each.to(device, torch.bfloat16) for each in make(tokens, draw))
+        exact = ops.joint_attention(q.double(), k.double(), v.double())
         for name in variants:
             variant = VARIANTS[name]
-            found = ops.joint_attention(*inputs, variant)
+            found = ops.joint_attention(q, k, v, variant)
             yield {
                 "variant": name,
                 "data": kind,

@@ -19,14 +19,55 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from ..quantize.architecture import TransformerConfig
+from .make_full_size import RandomWeights, make_transformer
+from .results import Peaks, Result, check_gate, plain_row
+from .suite import BenchOptions
+from .timing import summarise
+
 CHUNK_BYTES = 16 << 20
+PART = "quantize"
+# Layers of half the real width: 0.65 GB in bf16, so that it takes seconds and not the disk of the whole model.
+SOURCE = TransformerConfig(hidden_size=1536, heads_num=12, mm_double_blocks_depth=2, mm_single_blocks_depth=2)
+SCHEMES = ("fp8", "int8")
+
+
+def run(options: BenchOptions) -> Iterator[Result]:
+    """A random transformer converted, against copying and hashing its bytes."""
+    source, work = options.work / "source", options.work / "quantize"
+    make_transformer(source, SOURCE, RandomWeights())
+    for scheme in SCHEMES:
+        if options.seconds_left <= 0:
+            options.skip(PART, f"{scheme}: no time was left")
+            continue
+        row = measure(source, work, "transformer", scheme)
+        runs = row.pop("runs")
+        yield Result(
+            part=PART,
+            case=f"transformer to {scheme}",
+            gate=check_gate(_is_right(work / "out"), "every size, hash and scale of the result verified"),
+            seconds=summarise([each["seconds"] for each in runs["convert"]]),
+            peaks=Peaks(rss_bytes=row.pop("peak_rss_bytes")),
+            values={
+                "copy_and_hash_s": row["copy_and_hash_s"],
+                "to_copy_ratio": row["ratio"],
+                **plain_row({name: row[name] for name in ("source_bytes", "output_bytes")}),
+            },
+            settings={"scheme": scheme},
+        )
+
+
+def _is_right(folder: Path) -> bool:
+    from ..quantize.verify import run_verify
+
+    return run_verify(folder).ok
 
 
 def measure(source: Path, work: Path, part: str, transformer: str = "fp8", repeats: int = 1) -> dict[str, Any]:

@@ -113,7 +113,12 @@ def make_part(part: str, folder: Path, *, small: bool = False) -> Path:
 
 
 def _make_transformer(folder: Path, weights: RandomWeights, small: bool) -> Path:
-    shapes = expected_transformer_shapes(SMALL_TRANSFORMER if small else TransformerConfig())
+    return make_transformer(folder, SMALL_TRANSFORMER if small else TransformerConfig(), weights)
+
+
+def make_transformer(folder: Path, config: TransformerConfig, weights: RandomWeights) -> Path:
+    """Write a transformer of any shape where the official tree has it; returns its folder."""
+    shapes = expected_transformer_shapes(config)
     path = folder / "hunyuan-video-t2v-720p" / "transformers" / "mp_rank_00_model_states.pt"
     write_torch(path, shapes, torch.bfloat16, weights, wrap=lambda state: {"module": state})
     return path.parent

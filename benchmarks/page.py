@@ -3,8 +3,8 @@
     python -m hvlite.benchmarks.page            # write it
     python -m hvlite.benchmarks.page --check    # exit code 1 where it is not what the results say
 
-A file in results/ is one run of `hvlite bench --output`; the newest of each device is shown. Cards that people own and
-that nobody has measured yet are listed as open.
+A file in results/ is one run of `hvlite bench --output`; of each part the newest of each device is shown. Cards that
+people own and that nobody has measured yet are listed as open.
 """
 
 from __future__ import annotations
@@ -34,31 +34,35 @@ To add your card: `hvlite bench --output benchmarks/results/NAME.json` (10 minut
 """
 
 
-def read_all(folder: Path) -> dict[str, BenchFile]:
-    """The newest results of each device, by the device's name. Other JSON files there are not ours to read."""
-    found: dict[str, BenchFile] = {}
+Measured = dict[str, dict[str, BenchFile]]  # device -> part -> the file that has it
+
+
+def read_all(folder: Path) -> Measured:
+    """The newest results of every part on each device. Other JSON files there are not ours to read."""
+    found: Measured = {}
     for path in sorted(folder.glob("*.json")):
         if SCHEMA.encode() not in path.read_bytes()[:64]:
             continue
         made = read_results(path)
-        device = str(made.machine["device"])
-        if device not in found or found[device].made <= made.made:
-            found[device] = made
+        parts = found.setdefault(str(made.machine["device"]), {})
+        for name in dict.fromkeys(result.part for result in made.results):
+            if name not in parts or parts[name].made <= made.made:
+                parts[name] = made
     return dict(sorted(found.items()))
 
 
-def page(results: dict[str, BenchFile]) -> str:
+def page(measured: Measured) -> str:
     """The page."""
-    return "\n".join([HEAD, *_overview(results), *_devices(results)]).rstrip() + "\n"
+    return "\n".join([HEAD, *_overview(measured), *_devices(measured)]).rstrip() + "\n"
 
 
-def _overview(results: dict[str, BenchFile]) -> Iterator[str]:
+def _overview(measured: Measured) -> Iterator[str]:
     """What is there, and what is open."""
     rows = [["device", *PARTS]]
-    for device, made in results.items():
-        rows.append([device, *(str(len(made.part(name)) or "") for name in PARTS)])
-    measured = "\n".join(results).lower()
-    rows += [[name, *("open" for _ in PARTS)] for name in WANTED if name in GPUS and name.lower() not in measured]
+    for device, parts in measured.items():
+        rows.append([device, *(str(len(parts[name].part(name))) if name in parts else "" for name in PARTS)])
+    known = "\n".join(measured).lower()
+    rows += [[name, *("open" for _ in PARTS)] for name in WANTED if name in GPUS and name.lower() not in known]
     yield "## Devices"
     yield ""
     yield "Cases measured in each part."
@@ -67,25 +71,27 @@ def _overview(results: dict[str, BenchFile]) -> Iterator[str]:
     yield ""
 
 
-def _devices(results: dict[str, BenchFile]) -> Iterator[str]:
-    for device, made in results.items():
+def _devices(measured: Measured) -> Iterator[str]:
+    for device, parts in measured.items():
         yield f"## {device}"
         yield ""
-        yield f"{machine_line(made)}."
-        yield ""
-        for name in dict.fromkeys(result.part for result in made.results):
-            found = made.part(name)
-            yield f"### {name}"
-            yield ""
-            yield from markdown(part_rows(found))
-            yield ""
-            yield f"Gate: {'; '.join(dict.fromkeys(result.gate for result in found))}."
-            yield ""
-        if made.not_run:
-            yield "Not run here:"
-            yield ""
-            yield from (f"- {each.part}: {each.reason}" for each in made.not_run)
-            yield ""
+        for name in sorted(parts, key=[*PARTS].index):
+            yield from _part(name, parts[name])
+
+
+def _part(name: str, made: BenchFile) -> Iterator[str]:
+    found = made.part(name)
+    yield f"### {name}: {PARTS[name].about}"
+    yield ""
+    yield f"{machine_line(made)}."
+    yield ""
+    yield from markdown(part_rows(found))
+    yield ""
+    yield f"Gate: {'; '.join(dict.fromkeys(result.gate for result in found))}."
+    yield ""
+    left_out = [each.reason for each in made.not_run if each.part == name]
+    if left_out:
+        yield from ("Not run here:", "", *(f"- {reason}" for reason in left_out), "")
 
 
 def main() -> int:

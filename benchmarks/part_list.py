@@ -15,19 +15,23 @@ class Part:
     module: str
     share: float
     about: str
+    by_default: bool = True  # part of a run that names no parts
 
 
 PARTS = {
     "stream": Part("bench_stream", 3, "a step with resident and with streamed blocks"),
+    "kernels": Part("bench_kernels", 3, "every operation and a block of each kind against eager PyTorch"),
     "vae": Part("bench_vae", 2, "the decode of a tile, whole and in chunks of time"),
     "generate": Part("bench_generate", 3, "whole runs: predicted and measured peaks, under caps on a card"),
+    "quantize": Part("bench_quantize", 1, "a conversion against copying and hashing the same bytes"),
+    "quality": Part("bench_quality", 1, "what each scheme, attention and tier costs in quality", by_default=False),
     "peers": Part("peers", 2, "the same work by diffusers and others, as ratios"),
 }
 
 
 def choose_parts(names: Sequence[str]) -> list[str]:
-    """The parts named, each once; all of them where none is. ConfigError for a name there is not."""
+    """The parts named, each once; those of the whole suite where none is. ConfigError for a name there is not."""
     for name in names:
         if name not in PARTS:
             raise ConfigError(f"hvlite bench {name}: no such part", hint=f"parts: {', '.join(PARTS)}")
-    return list(dict.fromkeys(names)) or list(PARTS)
+    return list(dict.fromkeys(names)) or [name for name, part in PARTS.items() if part.by_default]

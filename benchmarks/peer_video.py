@@ -64,7 +64,8 @@ class Inputs:
 def hvlite_video(inputs: Inputs, folder: Path, clock: Clock) -> tuple[Tensor, Tensor, float]:
     """Latents, frames [F, H, W, 3] uint8, seconds of the decode."""
     from ..lite.config import GenerateConfig
-    from ..lite.pipeline import Conditioning, load
+    from ..lite.guidance import Conditioning
+    from ..lite.pipeline import load
     from ..lite.text import PromptEmbeds
 
     pipeline = load(device="cpu")

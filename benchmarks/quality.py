@@ -13,7 +13,7 @@ from __future__ import annotations
 import argparse
 import json
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from statistics import mean
@@ -22,10 +22,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from ..lite.arithmetic import Arithmetic
 from ..lite.card import demo_root, load_card
 from ..lite.checkpoint import load_text_encoders, load_transformer
 from ..lite.config import GenerateConfig
-from ..lite.models.linear import Arithmetic, QuantLinear
+from ..lite.models.linear import QuantLinear
 from ..lite.models.transformer import HunyuanVideoTransformer
 from ..lite.sampling import flow_schedule, guidance_input, initial_latents
 from ..lite.text import PromptEmbeds
@@ -75,7 +76,7 @@ def compare_transformers(
     model: Path, folders: dict[str, Path], config: dict[str, Any] | None = None
 ) -> list[TransformerQuality]:
     """Every scheme's folder against `model`, in both arithmetics."""
-    trajectories = [_trajectory(model, prompt, seed, config) for seed, prompt in enumerate(PROMPTS)]
+    trajectories = [trajectory_of(model, prompt, seed, config) for seed, prompt in enumerate(PROMPTS)]
     results = []
     for scheme, folder in folders.items():
         transformer = load_transformer(folder, config=config)
@@ -93,7 +94,8 @@ def set_arithmetic(model: nn.Module, arithmetic: Arithmetic) -> None:
 
 
 @torch.no_grad()
-def _trajectory(model: Path, prompt: str, seed: int, config: dict[str, Any] | None) -> Trajectory:
+def trajectory_of(model: Path, prompt: str, seed: int, config: Mapping[str, Any] | None) -> Trajectory:
+    """The unquantized run of a prompt."""
     settings = GenerateConfig.from_card(load_card(model), prompt=prompt, seed=seed)
     embeds = load_text_encoders(model).encode(settings.prompt)
     transformer = load_transformer(model, config=config)
@@ -108,19 +110,20 @@ def _run(
     schedule = flow_schedule(config.steps, config.flow_shift, reverse=config.flow_reverse)
     latents = initial_latents(config)
     for index, timestep in enumerate(schedule.timesteps):
-        output = _predict(transformer, embeds, config, latents, timestep)
+        output = predict(transformer, embeds, config, latents, timestep)
         yield latents, output
         latents = latents + output * (schedule.sigmas[index + 1] - schedule.sigmas[index])
     yield latents, torch.empty(0)
 
 
-def _predict(
+def predict(
     transformer: HunyuanVideoTransformer,
     embeds: PromptEmbeds,
     config: GenerateConfig,
     latents: Tensor,
     timestep: Tensor,
 ) -> Tensor:
+    """The transformer's output for these latents at this timestep."""
     guidance = guidance_input(config.guidance_scale, torch.float32) if transformer.config.guidance_embed else None
     output: Tensor = transformer(
         latents=latents,
@@ -143,17 +146,18 @@ def _compare(
         timesteps = flow_schedule(each.config.steps, each.config.flow_shift, reverse=each.config.flow_reverse).timesteps
         row = []
         for latents, wanted, timestep in zip(each.latents, each.outputs, timesteps, strict=False):
-            output = _predict(transformer, each.embeds, each.config, latents, timestep)
-            row.append(_cosine(output, wanted))
+            output = predict(transformer, each.embeds, each.config, latents, timestep)
+            row.append(cosine_of(output, wanted))
             errors.append(float((output - wanted).norm() / wanted.norm()))
         cosines.append(row)
         *_, (final, _) = _run(transformer, each.embeds, each.config)
-        finals.append(_cosine(final, each.latents[-1]))
+        finals.append(cosine_of(final, each.latents[-1]))
     by_step = tuple(min(column) for column in zip(*cosines, strict=True))
     return TransformerQuality(scheme, arithmetic, min(by_step), mean(errors), min(finals), by_step)
 
 
-def _cosine(one: Tensor, other: Tensor) -> float:
+def cosine_of(one: Tensor, other: Tensor) -> float:
+    """Of two tensors as vectors."""
     return float(torch.nn.functional.cosine_similarity(one.flatten().double(), other.flatten().double(), dim=0))
 
 

@@ -16,6 +16,7 @@ from typing import NoReturn
 import torch
 from torch import Tensor
 
+from ..lite.arithmetic import choose_arithmetic, kernel_capability
 from ..lite.events import Listener, ignore
 from ..lite.models.blocks import Modulation
 from ..lite.models.transformer import HunyuanVideoTransformer
@@ -122,14 +123,15 @@ def open_random_transformer(
     options: StreamOptions | None = None,
     on_event: Listener = ignore,
 ) -> LoadedTransformer:
-    """The transformer over the blocks of `store`, each in its tier; close it."""
+    """The transformer over the blocks of `store`, each in its tier, multiplied as `auto` does here; close it."""
+    chosen = StreamOptions() if options is None else options
     blocks = RandomBlocks(
         _no_source,
         store.config,
         store.files,
         spread_tiers(tiers),
         copy_device(device),
-        options or StreamOptions(),
+        replace(chosen, arithmetic=choose_arithmetic("auto", kernel_capability(device))),
         on_event,
     )
     return LoadedTransformer(make_outer(store.config, device, dtype), blocks)

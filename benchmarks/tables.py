@@ -54,7 +54,7 @@ def _spread(seconds: Seconds) -> str:
 def _heading(name: str) -> str:
     if name == "tflop_per_s":
         return "TFLOP/s"
-    for suffix in ("_bytes_per_s", "_bytes", "_s", "_share", "_ratio", "_tops", "_w"):
+    for suffix in ("_bytes_per_s", "_bytes", "_s", "_share", "_ratio", "_tops", "_w", "_db"):
         name = name.removesuffix(suffix)
     return name.replace("_", " ")
 
@@ -70,7 +70,7 @@ def shown(name: str, value: Plain) -> str:
     for suffix, show in _UNITS.items():
         if name.endswith(suffix):
             return show(value)
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    return f"{value:,}" if isinstance(value, int) else f"{value:.6g}"
 
 
 def _bytes(value: float) -> str:
@@ -89,6 +89,7 @@ _UNITS: dict[str, Callable[[float], str]] = {
     "_share": lambda value: f"{value:.1%}",
     "_ratio": lambda value: f"{value:.2f}x",
     "_tops": lambda value: f"{value:.0f} TOPS",
+    "_db": lambda value: f"{value:.1f} dB",
     "_w": lambda value: f"{value:.0f} W",
 }
 

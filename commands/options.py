@@ -14,6 +14,7 @@ OUTPUT = "Output"
 RESUME = "Interrupted runs"
 MODEL = "Model"
 RUNNING = "Running"
+LIMITS = "Memory"
 
 PromptWords = Annotated[
     str | None, typer.Argument(metavar="PROMPT", help="What to show, in quotes.", rich_help_panel=WHAT)
@@ -258,12 +259,66 @@ Precision = Annotated[
 Device = Annotated[
     str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to run.", rich_help_panel=RUNNING)
 ]
+Wait = Annotated[
+    bool,
+    typer.Option(
+        "--wait/--no-wait",
+        metavar="",
+        help="Where another hvlite has the graphics card: wait for it, or refuse (exit code 75).",
+        rich_help_panel=RUNNING,
+    ),
+]
 Tier = Annotated[
     str,
     typer.Option(
         "--tier",
         metavar="auto|resident|host|disk",
-        help="Where the transformer's blocks are during the run.",
+        help="Where the transformer's blocks are during the run; auto: what the plan finds fastest.",
+        rich_help_panel=LIMITS,
+    ),
+]
+VramLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--vram-limit",
+        metavar="AMOUNT",
+        help="A cap on the card's memory: 12GiB, 8000MiB. Left out: all of it.",
+        rich_help_panel=LIMITS,
+    ),
+]
+RamLimit = Annotated[
+    str | None,
+    typer.Option(
+        "--ram-limit",
+        metavar="AMOUNT",
+        help="A cap on the machine's memory. Left out: 16GiB.",
+        rich_help_panel=LIMITS,
+    ),
+]
+OnNonfinite = Annotated[
+    str,
+    typer.Option(
+        "--on-nonfinite",
+        metavar="stop|retry",
+        help="When a step or a tile gives NaN: stop, or repeat it in fp32.",
+        rich_help_panel=RUNNING,
+    ),
+]
+Linear = Annotated[
+    str,
+    typer.Option(
+        "--linear",
+        metavar="auto|w8a8|dequantize",
+        help="Quantized layers: 8-bit products where the card has them, or widened weights.",
+        rich_help_panel=RUNNING,
+    ),
+]
+PromptCache = Annotated[
+    bool,
+    typer.Option(
+        "--prompt-cache/--no-prompt-cache",
+        metavar="",
+        help="Keep what the text encoders made of a prompt (in ~/.cache/hvlite), so that it is encoded once.",
         rich_help_panel=RUNNING,
     ),
 ]

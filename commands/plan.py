@@ -10,8 +10,6 @@ import typer
 from ..errors import MemoryLimitError
 from . import options as opt
 
-LIMITS = "Limits"
-
 PLAN_HELP = """Tell what fits where, before anything is loaded: memory, where the blocks live, time.
 
 hvlite plan --model hunyuan-video-fp8 --resolution 720p --gpu "RTX 4070"
@@ -36,31 +34,27 @@ Gpu = Annotated[
         "--gpu",
         metavar="NAME",
         help='Plan for a card you may not have: "RTX 4060 Ti 16GB", "H100". Left out: the one that is there.',
-        rich_help_panel=LIMITS,
-    ),
-]
-VramLimit = Annotated[
-    str | None,
-    typer.Option(
-        "--vram-limit",
-        metavar="AMOUNT",
-        help="At most this much of the card's memory: 12GiB, 8000MiB.",
-        rich_help_panel=LIMITS,
-    ),
-]
-RamLimit = Annotated[
-    str | None,
-    typer.Option(
-        "--ram-limit",
-        metavar="AMOUNT",
-        help="At most this much of the machine's memory (16GiB).",
-        rich_help_panel=LIMITS,
+        rich_help_panel=opt.LIMITS,
     ),
 ]
 Table = Annotated[
     bool,
     typer.Option(
-        "--table", metavar="", help="Official sizes by cards, as Markdown.", rich_help_panel=LIMITS, show_default=False
+        "--table",
+        metavar="",
+        help="Official sizes by cards, as Markdown.",
+        rich_help_panel=opt.LIMITS,
+        show_default=False,
+    ),
+]
+Caps = Annotated[
+    bool,
+    typer.Option(
+        "--caps",
+        metavar="",
+        help="This video on cards of 24, 16, 12, 8 and 6 GiB, as Markdown.",
+        rich_help_panel=opt.LIMITS,
+        show_default=False,
     ),
 ]
 
@@ -74,23 +68,27 @@ def plan(
     steps: opt.Steps = None,
     cfg_scale: opt.CfgScale = None,
     gpu: Gpu = None,
-    vram_limit: VramLimit = None,
-    ram_limit: RamLimit = None,
+    vram_limit: opt.VramLimit = None,
+    ram_limit: opt.RamLimit = None,
     tier: opt.Tier = "auto",
     device: opt.Device = "auto",
     table: Table = False,
+    caps: Caps = False,
     json_lines: opt.JsonLines = False,
     debug: opt.Debug = False,
 ) -> None:
     """See PLAN_HELP."""
     given = dict(locals())
-    from ..lite.planning.request import PlanOptions, make_plan
+    from ..lite.planning.request import PlanOptions, make_caps_table, make_plan
     from ..lite.planning.view import markdown_table, plan_json, plan_text
 
-    for name in ("table", "json_lines", "debug"):
+    for name in ("table", "caps", "json_lines", "debug"):
         given.pop(name)
     if table:
         typer.echo(markdown_table(model or "hunyuan-video-fp8"))
+        return
+    if caps:
+        typer.echo(make_caps_table(PlanOptions(**given)))
         return
     made = make_plan(PlanOptions(**given))
     typer.echo(json.dumps(plan_json(made)) if json_lines else plan_text(made))

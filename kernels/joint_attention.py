@@ -55,9 +55,7 @@ def _attend_block(
         v = tl.load(v_at, mask=inside[:, None], other=0.0)
     else:
         v = tl.load(v_at)
-    if PRODUCT == "16-bit":
-        acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None])
-    elif PRODUCT == "fp8":
+    if PRODUCT == "16-bit" or PRODUCT == "fp8":
         acc = tl.dot(p.to(v.dtype), v, acc * shrink[:, None])
     else:
         acc = acc * shrink[:, None] + tl.dot(p.to(v.dtype), v, out_dtype=tl.float16)
@@ -106,7 +104,7 @@ def _joint_attention_kernel(
         line = both.to(tl.int64) * tl.num_programs(0) + row_block
         block_ids += line * listed
         unmasked, visited = tl.load(block_counts + line * 2), tl.load(block_counts + line * 2 + 1)
-        for index in range(0, unmasked):
+        for index in range(unmasked):
             block = tl.load(block_ids + index)
             acc, row_max, row_sum = _attend_block(
                 queries, row_factor, acc, row_max, row_sum, k_start + block * k_step, v_start + block * v_step,
@@ -121,7 +119,7 @@ def _joint_attention_kernel(
             )  # fmt: skip
     else:
         k_at, v_at, scale_at = k_start, v_start, k_scale
-        for _ in range(0, full_blocks):
+        for _ in range(full_blocks):
             acc, row_max, row_sum = _attend_block(
                 queries, row_factor, acc, row_max, row_sum, k_at, v_at, scale_at, BN,
                 QUANTIZED, PRODUCT, False, LOG2_P, BN,
@@ -196,7 +194,9 @@ def _launch(
     check_head_dim(dim)
     launch = launch_for(f"joint_attention {variant.name}", capability_of(out.device))
     if blocks is not None and blocks.query_block != launch.tiles["BM"]:
-        raise ConfigError(f"lists for {blocks.query_block} rows of Q; the kernel takes {launch.tiles['BM']} at once here")
+        raise ConfigError(
+            f"lists for {blocks.query_block} rows of Q; the kernel takes {launch.tiles['BM']} at once here"
+        )
     tails = (*layout.tails, 0, 0)[:2]
     ids, counts = (None, None) if blocks is None else (blocks.ids, blocks.counts)
     grid = (triton.cdiv(rows, launch.tiles["BM"]), batch * heads)
@@ -245,9 +245,7 @@ def compile_cases(capability: int) -> list[CompileCase]:
     return cases
 
 
-def _case(
-    variant: AttentionVariant, capability: int, launch: Launch, dim: int, *, sparse: bool = False
-) -> CompileCase:
+def _case(variant: AttentionVariant, capability: int, launch: Launch, dim: int, *, sparse: bool = False) -> CompileCase:
     values = {**_constants(variant), "SPARSE": sparse, "D": dim, **launch.tiles}
     operand = "*i8" if variant.is_quantized else "*bf16"
     v_type = {torch.float8_e4m3fn: "*fp8e4nv", torch.float16: "*fp16", None: "*bf16"}[variant.v_dtype]

@@ -74,7 +74,8 @@ class KeyLayout:
 
     def token_places(self) -> list[int]:
         """The place of every token in order."""
-        places, start = [], 0
+        places: list[int] = []
+        start = 0
         for count in self.segments:
             for _, keys in self.place(start, start + count).runs(count):
                 places += range(keys.start, keys.stop)

@@ -69,6 +69,26 @@ def _(x: Tensor, dtype: torch.dtype, gelu_from: int) -> tuple[Tensor, Tensor]:
     return _codes_like(x, dtype)
 
 
+@custom_op("hvlite::gelu_codes_", mutates_args=("x",))
+def gelu_codes_(x: Tensor, dtype: torch.dtype, gelu_from: int) -> Tensor:
+    """The codes go into the first bytes of each of x's rows; returns their scale."""
+    codes, scale = reference.gelu_codes(x, dtype, gelu_from)
+    x.view(dtype).narrow(-1, 0, x.shape[-1]).copy_(codes)
+    return scale
+
+
+@gelu_codes_.register_kernel("cuda")
+def _(x: Tensor, dtype: torch.dtype, gelu_from: int) -> Tensor:
+    from .quantize_tokens import gelu_codes_ as launch
+
+    return launch(x, dtype, gelu_from)
+
+
+@gelu_codes_.register_fake
+def _(x: Tensor, dtype: torch.dtype, gelu_from: int) -> Tensor:
+    return torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
+
+
 @custom_op("hvlite::gelu_tanh", mutates_args=())
 def gelu_tanh(x: Tensor) -> Tensor:
     """See `ops.gelu_tanh`."""

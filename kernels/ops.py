@@ -105,10 +105,14 @@ def quantize_tokens(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     return reference.quantize_tokens(x, dtype)
 
 
-def gelu_codes(x: Tensor, dtype: torch.dtype, gelu_from: int = 0) -> tuple[Tensor, Tensor]:
-    """`quantize_tokens` of x whose channels from `gelu_from` on went through `gelu_tanh`, in fp32."""
+def gelu_codes_(x: Tensor, dtype: torch.dtype, gelu_from: int = 0) -> tuple[Tensor, Tensor]:
+    """`quantize_tokens` of x whose channels from `gelu_from` on went through `gelu_tanh`, in fp32.
+
+    x [..., K] is used up: on a card the codes lie in its memory, rows as far apart as x's were.
+    """
     if runs_kernels(x.device):
-        return library.quantize_tokens(x, dtype, gelu_from)
+        scale = library.gelu_codes_(x, dtype, gelu_from)
+        return x.view(dtype).narrow(-1, 0, x.shape[-1]), scale
     return reference.gelu_codes(x, dtype, gelu_from)
 
 
@@ -237,6 +241,11 @@ def group_norm_silu(x: Tensor, weight: Tensor, bias: Tensor, groups: int, eps: f
 def group_moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     """Mean and variance of each group of channels, fp32. x: [B, C, ...] -> [B, G] both."""
     return library.group_moments(x, groups) if runs_kernels(x.device) else reference.group_moments(x, groups)
+
+
+def scale_shift(mean: Tensor, variance: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """What a GroupNorm multiplies and adds: moments [B, G], weight and bias [C] -> scale and shift [B, C] fp32."""
+    return reference.scale_shift(mean, variance, weight, bias, eps)
 
 
 def scale_shift_silu(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:

@@ -17,13 +17,16 @@ from .tuning import launch_for
 
 @triton.jit
 def _quantize_tokens_kernel(
-    x, codes, codes_scale, tokens, columns, x_batch, x_token,
+    x, codes, codes_scale, tokens, columns, x_batch, x_token, codes_batch, codes_token,
     LARGEST: tl.constexpr, GELU_FROM: tl.constexpr, PARTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """One program, one token, in PARTS pieces of BLOCK channels, which stay in registers until the scale is known."""
+    """One program, one token, in PARTS pieces of BLOCK channels, which stay in registers until the scale is known.
+
+    So the codes may lie in the memory of x: the scale needs every value before the first code is stored.
+    """
     row = tl.program_id(0).to(tl.int64)
     x += row // tokens * x_batch + row % tokens * x_token
-    codes += row * columns
+    codes += row // tokens * codes_batch + row % tokens * codes_token
     at = tl.arange(0, BLOCK)
     values = ()
     bits = tl.zeros([BLOCK], tl.int32)
@@ -44,18 +47,29 @@ def _quantize_tokens_kernel(
 
 
 def quantize_tokens(x: Tensor, dtype: torch.dtype, gelu_from: int | None = None) -> tuple[Tensor, Tensor]:
-    """See `ops.quantize_tokens` and `ops.gelu_codes`; `gelu_from` None: no channel goes through the GELU."""
-    launch = launch_for("quantize_tokens", capability_of(x.device))
-    rows, columns = Rows.of(contiguous_rows(x)), x.shape[-1]
+    """See `ops.quantize_tokens` and `ops.gelu_codes_`; `gelu_from` None: no channel goes through the GELU."""
     codes = torch.empty(x.shape, dtype=dtype, device=x.device)
+    return codes, _launch(contiguous_rows(x), codes, gelu_from)
+
+
+def gelu_codes_(x: Tensor, dtype: torch.dtype, gelu_from: int) -> Tensor:
+    """The codes go into the first bytes of each of x's rows; returns their scale."""
+    return _launch(x, x.view(dtype).narrow(-1, 0, x.shape[-1]), gelu_from)
+
+
+def _launch(x: Tensor, codes: Tensor, gelu_from: int | None) -> Tensor:
+    launch = launch_for("quantize_tokens", capability_of(x.device))
+    rows, target, columns = Rows.of(x), Rows.of(codes), x.shape[-1]
     codes_scale = torch.empty(x.shape[:-1], dtype=torch.float32, device=x.device)
     parts = triton.cdiv(columns, launch.tiles["BLOCK"])
     _quantize_tokens_kernel[(rows.total,)](
-        rows.tensor, codes, codes_scale, rows.tokens, columns, rows.batch_stride, rows.token_stride,
-        LARGEST=LARGEST_CODE[dtype], GELU_FROM=parts * launch.tiles["BLOCK"] if gelu_from is None else gelu_from,
+        rows.tensor, target.tensor, codes_scale, rows.tokens, columns,
+        rows.batch_stride, rows.token_stride, target.batch_stride, target.token_stride,
+        LARGEST=LARGEST_CODE[codes.dtype],
+        GELU_FROM=parts * launch.tiles["BLOCK"] if gelu_from is None else gelu_from,
         PARTS=parts, **launch.tiles, num_warps=launch.num_warps, num_stages=launch.num_stages,
     )  # fmt: skip
-    return codes, codes_scale
+    return codes_scale
 
 
 def compile_cases(capability: int) -> list[CompileCase]:

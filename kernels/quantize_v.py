@@ -7,6 +7,7 @@ quantized span by span, and every span's product is computed once.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -86,9 +87,7 @@ def _align_v_kernel(
     tl.store(at, value.to(v.dtype.element_ty), mask=some)
 
 
-def quantize_values_(
-    out: Tensor, v: Tensor, mean: Tensor, place: BlockPlace, variant: AttentionVariant
-) -> Tensor:
+def quantize_values_(out: Tensor, v: Tensor, mean: Tensor, place: BlockPlace, variant: AttentionVariant) -> Tensor:
     """See `quantized_attention.quantize_values_`: writes a span, returns its scales [B, H, D]."""
     v = v if v.stride(-1) == 1 else v.contiguous()
     batch, tokens, heads, dim = v.shape
@@ -140,7 +139,7 @@ def _cases(capability: int, variant: AttentionVariant) -> list[CompileCase]:
 
 
 def _case(
-    name: str, kernel: Any, capability: int, launch: Launch, types: dict[str, str], fixed: dict[str, object]
+    name: str, kernel: Any, capability: int, launch: Launch, types: dict[str, str], fixed: Mapping[str, object]
 ) -> CompileCase:
     values = {**fixed, **launch.tiles}
     kinds = {**types, **dict.fromkeys(values, "constexpr")}

@@ -31,21 +31,31 @@ class QuantizedKV:
     v_mean: Tensor
     span_scales: list[tuple[int, int, Tensor]] = field(default_factory=list)
 
+    @property
+    def nbytes(self) -> int:
+        """What the buffers take."""
+        held = (self.k, self.k_scale, self.v, self.v_scale, self.k_shift, self.v_mean)
+        return sum(each.numel() * each.element_size() for each in held)
+
     @classmethod
     def allocate(
         cls, variant: AttentionVariant, layout: KeyLayout, batch: int, heads: int, dim: int, device: torch.device
     ) -> QuantizedKV:
         """Buffers that are not filled yet."""
         assert variant.v_dtype is not None, f"{variant.name} keeps K and V as they are"
-        keys, wide = layout.keys, {"dtype": torch.float32, "device": device}
+        keys = layout.keys
+
+        def fp32(*shape: int) -> Tensor:
+            return torch.empty(shape, dtype=torch.float32, device=device)
+
         v_shape = (batch, heads, dim, keys) if variant.is_transposed else (batch, heads, keys, dim)
         return cls(
             variant=variant,
             layout=layout,
             k=torch.empty(batch, heads, keys, dim, dtype=torch.int8, device=device),
-            k_scale=torch.empty(batch, heads, keys // KEY_BLOCK, **wide),
+            k_scale=fp32(batch, heads, keys // KEY_BLOCK),
             v=torch.empty(v_shape, dtype=variant.v_dtype, device=device),
-            v_scale=torch.empty(batch, heads, dim, **wide),
-            k_shift=torch.empty(batch, heads, dim, **wide),
-            v_mean=torch.empty(batch, heads, dim, **wide),
+            v_scale=fp32(batch, heads, dim),
+            k_shift=fp32(batch, heads, dim),
+            v_mean=fp32(batch, heads, dim),
         )

@@ -93,7 +93,7 @@ def quantize_tokens(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 
 def gelu_codes(x: Tensor, dtype: torch.dtype, gelu_from: int) -> tuple[Tensor, Tensor]:
-    """See `ops.gelu_codes`."""
+    """See `ops.gelu_codes_`."""
     wide = x.float()
     return quantize_tokens(torch.cat([wide[..., :gelu_from], gelu_tanh(wide[..., gelu_from:])], dim=-1), dtype)
 

@@ -13,6 +13,7 @@ from ..kernels.attention_variant import (
     INT8_FP8,
     INT8_FP8_FP16,
     INT8_FP16,
+    SIXTEEN_BIT,
     VARIANTS,
     AttentionVariant,
 )
@@ -37,6 +38,11 @@ class Attention:
         names = {"sdpa": "torch sdpa", "sage": "sageattention", "hvlite": "hvlite"}
         return names[self.kernel] + (f" {self.variant.name}" if self.variant else "")
 
+    @property
+    def kv_name(self) -> str:
+        """How K and V are held, by the name that the plan has for it."""
+        return self.variant.name if self.variant and self.variant.is_quantized else SIXTEEN_BIT.name
+
     def for_heads(self, dim: int, device: torch.device) -> Attention:
         """This one, or PyTorch's where our kernel has not these heads. ConfigError if ours was asked for by name."""
         if self.kernel != "hvlite" or dim in HEAD_DIMS or device.type != "cuda":
@@ -49,16 +55,14 @@ class Attention:
 
 EXACT = Attention("sdpa", None, "exact")
 
-_RATE = (
-    "not measured on this card: static bound {ours} TOPS; published: sageattention 1.0.6 {sage}, FlashAttention-2 {flash}"
-)
+_RATE = "not measured on this card: bound {ours} TOPS; published: sageattention 1.0.6 {sage}, FlashAttention-2 {flash}"
 # By compute capability; one that is not here takes the entry of the nearest lower one.
 AUTO: dict[int, tuple[AttentionVariant, str]] = {
     80: (INT8_FP16, "not measured on this card: int8 has twice the rate of bf16; no fp8"),
     86: (INT8_FP16, _RATE.format(ours=140, sage=134, flash="68 to 71")),
-    89: (INT8_FP8_FP16, _RATE.format(ours=426, sage=322, flash=164)),
-    90: (INT8_FP8, _RATE.format(ours=760, sage=518, flash=339)),
-    120: (INT8_FP8_FP16, _RATE.format(ours=538, sage=479, flash=214)),
+    89: (INT8_FP8_FP16, _RATE.format(ours=434, sage=322, flash=164)),
+    90: (INT8_FP8, _RATE.format(ours=781, sage=518, flash=339)),
+    120: (INT8_FP8_FP16, _RATE.format(ours=563, sage=479, flash=214)),
 }
 CPU_VARIANT = INT8_FP16  # the most exact of those in 8 bits
 
@@ -108,7 +112,9 @@ def _ours(info: DeviceInfo, variant: AttentionVariant | None) -> Attention:
         )
     chosen = variant or found[0]
     if _number(info) < chosen.least_capability:
-        raise UnsupportedDeviceError(f"{info.name} has no fp8, which {chosen.name} needs", hint="use --attention hvlite")
+        raise UnsupportedDeviceError(
+            f"{info.name} has no fp8, which {chosen.name} needs", hint="use --attention hvlite"
+        )
     return Attention("hvlite", chosen, "asked for" if variant else found[1], is_chosen=True)
 
 

@@ -11,8 +11,9 @@ from torch import nn
 
 from ..errors import CheckpointError
 from ..quantize.source import AnySource, HvliteSource, ModelFiles, check_finite, locate, open_transformer, open_vae
+from .arithmetic import DEQUANTIZE, LinearArithmetic, choose_arithmetic, kernel_capability
 from .card import load_card
-from .models.linear import Arithmetic, bind_quantized
+from .models.linear import bind_quantized
 from .models.transformer import HunyuanVideoTransformer
 from .models.vae import AutoencoderKLCausal3D
 from .text import TextEncoders
@@ -26,22 +27,22 @@ def load_transformer(
     device: torch.device | str = "cpu",
     dtype: torch.dtype | None = None,
     config: Mapping[str, Any] | None = None,
-    arithmetic: Arithmetic = "dequantize",
+    linear: str | LinearArithmetic = "auto",
 ) -> HunyuanVideoTransformer:
     """The transformer of a model folder (official, diffusers, hvlite) or of a single file, ready for inference.
 
     `config` holds official field names (`rope_dim_list`, `heads_num`, ...), wins over a config.json beside the
     weights, and must not contradict the shapes. `dtype` None: fp32 on a CPU, bf16 on a GPU. Weights stored in fp8
-    are dequantized; those of an hvlite folder stay codes in memory, and `arithmetic` says how they are multiplied
-    ("w8a8": activations are quantized per token as well). Raises CheckpointError (naming file and tensor) or
-    ConfigError.
+    are dequantized; those of an hvlite folder stay codes in memory, and `linear` says how they are multiplied (see
+    `choose_arithmetic`). Raises CheckpointError (naming file and tensor) or ConfigError.
     """
     device = torch.device(device)
     with open_transformer(_located(path), config=config) as source:
         with torch.device("meta"):
             model = HunyuanVideoTransformer(source.config)
         default = torch.float32 if device.type == "cpu" else torch.bfloat16
-        return bind(model, source, device, dtype or default, arithmetic)
+        chosen = choose_arithmetic(linear, kernel_capability(device)) if isinstance(linear, str) else linear
+        return bind(model, source, device, dtype or default, chosen)
 
 
 def load_vae(
@@ -70,7 +71,7 @@ def bind(
     source: AnySource,
     device: torch.device,
     dtype: torch.dtype,
-    arithmetic: Arithmetic = "dequantize",
+    arithmetic: LinearArithmetic = DEQUANTIZE,
 ) -> ModuleT:
     """Give every parameter of `model` (on the meta device) its tensor of `source`: never two copies of the model."""
     quantized = bind_quantized(model, source, device, arithmetic) if isinstance(source, HvliteSource) else set()

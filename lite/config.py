@@ -23,6 +23,8 @@ from .streaming.tiers import TIER_CHOICES
 MAX_SEED = 2**63 - 1
 PRECISIONS = ("fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu", "cuda")
+ON_NONFINITE_CHOICES = ("stop", "retry")
+LINEAR_CHOICES = ("auto", "w8a8", "dequantize")
 
 
 @dataclass(frozen=True)
@@ -125,8 +127,11 @@ class GenerateRequest:
 
     `resume`: True goes on from `<output>.hvlite/`, False starts anew over it, None refuses where one lies.
     `model_config`: official transformer field names and values, winning over what lies beside the weights;
-    `model_config_file` is where they were read, for messages. `tier`: where the transformer's blocks are;
-    `attention`: see `attention.choose_attention`, which judges it.
+    `model_config_file` is where they were read, for messages. `tier`: where the transformer's blocks are.
+    `on_nonfinite`: "stop", or "retry" a step or tile that gives no numbers in fp32.
+    `vram_limit_bytes`, `ram_limit_bytes`: caps, see `pipeline.load`.
+    `prompt_cache`: keep the embeddings of prompts on disk, and look them up there.
+    `wait`: for a graphics card that another run has, instead of refusing.
     """
 
     config: GenerateConfig
@@ -141,10 +146,16 @@ class GenerateRequest:
     preview_every: int | None = None
     precision: str | None = None
     device: str = "auto"
+    wait: bool = True
     threads: int | None = None
     model_config_file: Path | None = None
     tier: str = "auto"
-    attention: str = "auto"
+    on_nonfinite: str = "stop"
+    prompt_cache: bool = True
+    vram_limit_bytes: int | None = None
+    ram_limit_bytes: int | None = None
+    linear: str = "auto"
+    attention: str = "auto"  # judged by `attention.choose_attention`
 
     def __post_init__(self) -> None:
         if self.force and self.resume:
@@ -153,6 +164,8 @@ class GenerateRequest:
             _check_int("preview_every", self.preview_every)
             _check_range("preview_every", self.preview_every, 1, 1000)
         _check_choice("tier", self.tier, TIER_CHOICES)
+        _check_choice("on-nonfinite", self.on_nonfinite, ON_NONFINITE_CHOICES)
+        _check_choice("linear", self.linear, LINEAR_CHOICES)
         _check_running(self.precision, self.device, self.threads)
 
     @property
@@ -176,9 +189,14 @@ class DecodeRequest:
     tiled: bool = True
     precision: str | None = None
     device: str = "auto"
+    wait: bool = True
     threads: int | None = None
+    on_nonfinite: str = "stop"
+    vram_limit_bytes: int | None = None
+    ram_limit_bytes: int | None = None
 
     def __post_init__(self) -> None:
+        _check_choice("on-nonfinite", self.on_nonfinite, ON_NONFINITE_CHOICES)
         _check_running(self.precision, self.device, self.threads)
 
 

@@ -9,18 +9,23 @@ from dataclasses import dataclass
 import torch
 
 from ..errors import MemoryLimitError, UnsupportedDeviceError
+from .recovery.memory import out_of_memory
 
 PRECISIONS = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class DeviceInfo:
-    """A device and what it can do. `total_bytes` is its memory; 0 for the CPU, whose memory is the host's."""
+    """A device and what it can do. `total_bytes` is its memory; 0 for the CPU, whose memory is the host's.
+
+    `uuid` is the card's own number, the same for every process whatever CUDA_VISIBLE_DEVICES says.
+    """
 
     device: torch.device
     name: str
     capability: tuple[int, int] | None = None
     total_bytes: int = 0
+    uuid: str = ""
 
     @property
     def is_cuda(self) -> bool:
@@ -48,7 +53,13 @@ def probe_device(name: str = "auto") -> DeviceInfo:
     device = torch.device("cuda", torch.cuda.current_device()) if name == "auto" else torch.device(name)
     properties = torch.cuda.get_device_properties(device)
     capability = (properties.major, properties.minor)
-    return DeviceInfo(device=device, name=properties.name, capability=capability, total_bytes=properties.total_memory)
+    return DeviceInfo(
+        device=device,
+        name=properties.name,
+        capability=capability,
+        total_bytes=properties.total_memory,
+        uuid=str(getattr(properties, "uuid", device.index or 0)),
+    )
 
 
 def choose_dtypes(info: DeviceInfo, precision: str | None = None) -> Dtypes:
@@ -64,19 +75,22 @@ def choose_dtypes(info: DeviceInfo, precision: str | None = None) -> Dtypes:
     return Dtypes(transformer=transformer, vae=torch.float16, text=torch.float16)
 
 
+def cap_device_memory(info: DeviceInfo, nbytes: int) -> None:
+    """Let torch allocate at most `nbytes` on a CUDA device from now on: more is an out-of-memory error, not a spill."""
+    if info.is_cuda:
+        torch.cuda.set_per_process_memory_fraction(min(1.0, max(0, nbytes) / info.total_bytes), info.device)
+
+
 @contextmanager
 def memory_errors(doing: str) -> Iterator[None]:
     """Turns an allocation that failed into MemoryLimitError; `doing` says in which stage."""
     try:
         yield
-    except torch.OutOfMemoryError as error:
-        failure = str(error).splitlines()[0]
-    except RuntimeError as error:
-        if "can't allocate memory" not in str(error):
-            raise
-        failure = str(error).splitlines()[0]
-    else:
         return
+    except Exception as error:
+        failure = out_of_memory(error)
+        if failure is None:
+            raise
     # Raised outside the except block: its traceback would hold the tensors that filled the memory.
     raise MemoryLimitError(
         f"out of memory while {doing}: {failure}",

@@ -46,6 +46,14 @@ class Note:
 
 
 @dataclass(frozen=True)
+class Planned:
+    """How the run is laid out in memory: in one line, and as the plan's values."""
+
+    text: str
+    plan: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
 class Finished:
     """The video is on disk. `summary` names what really ran: model, kernels, dtypes, device."""
 
@@ -55,7 +63,7 @@ class Finished:
     summary: Mapping[str, Any] = field(default_factory=dict)
 
 
-Event = StageStarted | StepDone | StageDone | Note | Finished
+Event = StageStarted | StepDone | StageDone | Note | Planned | Finished
 Listener = Callable[[Event], None]
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import CheckpointError
-from ..quantize.readers.locate import ModelFiles
+from ..files import sha256_file
+from ..quantize.readers.locate import MANIFEST, ModelFiles, WeightFiles
 from ..quantize.readers.sharded_file import read_index
 
 SAMPLE_BYTES = 1 << 20
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json", "merges.txt", "tokenizer_config.json", "special_tokens_map.json")
 
 
 def model_fingerprint(files: ModelFiles, model_config: Mapping[str, Any] | None = None) -> str:
@@ -27,14 +29,40 @@ def model_fingerprint(files: ModelFiles, model_config: Mapping[str, Any] | None 
     return digest.hexdigest()[:16]
 
 
+def encoders_fingerprint(files: ModelFiles, how: Mapping[str, str]) -> str:
+    """SHA-256 (hex) over the text encoders, their tokenizers, and `how` they compute: what embeddings depend on.
+
+    Weights as in `model_fingerprint`, and with the times of their last change: an edit in their middle counts as well.
+    """
+    digest = hashlib.sha256(json.dumps(how, sort_keys=True).encode())
+    for path in _encoder_files(files):
+        _add(digest, path)
+        digest.update(path.stat().st_mtime_ns.to_bytes(8, "little"))
+    for folder in (files.tokenizer, files.tokenizer_2):
+        for path in () if folder is None else [folder / name for name in TOKENIZER_FILES]:
+            digest.update(sha256_file(path).encode() if path.is_file() else b"-")
+    return digest.hexdigest()
+
+
+def _encoder_files(files: ModelFiles) -> Iterator[Path]:
+    if files.layout == "hvlite":
+        yield files.root / MANIFEST  # has the hash of every file
+    for part in (files.text_encoder, files.text_encoder_2):
+        yield from () if part is None else _part_files(part)
+
+
 def _files(files: ModelFiles) -> Iterator[Path]:
     for part in (files.transformer, files.vae, files.text_encoder, files.text_encoder_2):
         if part is not None:
-            yield part.path
-            if part.is_index:
-                yield from sorted(set(read_index(part.path).values()))
-            if part.config is not None:
-                yield part.config
+            yield from _part_files(part)
+
+
+def _part_files(part: WeightFiles) -> Iterator[Path]:
+    yield part.path
+    if part.is_index:
+        yield from sorted(set(read_index(part.path).values()))
+    if part.config is not None:
+        yield part.config
 
 
 def _add(digest: hashlib._Hash, path: Path) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +16,21 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError, InterruptedRunError
+from .arithmetic import describe_kernels
+from .arrangement import Arrangement, DecodeArrangement, accepted
 from .config import DecodeRequest, GenerateConfig, GenerateRequest
-from .events import Finished, Listener, Note, stage
+from .events import Finished, Listener, Note, Planned, stage
+from .guidance import Conditioning
 from .interrupt import StopFlag
 from .output.preview import write_preview
-from .pipeline import Conditioning, Pipeline, load
+from .pipeline import Pipeline, load
+from .planning.view import plan_json, plan_line
+from .recovery.steps import OnNonfinite
 from .sampling import initial_latents
 from .state.latents_file import read_latents
 from .state.run_state import RunState
 from .streaming.tiers import TierCounts
+from .text import PromptEmbeds
 from .tiling import TIME_RATIO
 from .video import write_video
 
@@ -38,39 +44,60 @@ class RunResult:
     seconds: float
 
 
-def run_generate(request: GenerateRequest, on_event: Listener, stop: StopFlag) -> RunResult:
-    """Make the video of `request`.
+def run_generate(
+    request: GenerateRequest,
+    on_event: Listener,
+    stop: StopFlag,
+    *,
+    pipeline: Pipeline | None = None,
+    conditioning: Conditioning | None = None,
+) -> RunResult:
+    """Make the video of `request`; a batch gives the `pipeline` of all its videos and the prompt as embedded before.
 
     With `request.resume` the run goes on from the last finished step, and ends with the bits of a run that was never
     stopped. Raises InterruptedRunError, its work kept, once `stop` is requested; and what the stages raise.
     """
     _set_threads(request.threads)
     began = time.monotonic()
-    pipeline = load(
-        request.model,
-        device=request.device,
-        precision=request.precision,
-        dit_weight=request.dit_weight,
-        config=request.model_config,
-        tier=request.tier,
-        attention=request.attention,
-        on_event=on_event,
-    )
-    _note_precision(request, pipeline, on_event)
+    if pipeline is None:
+        pipeline = open_pipeline(request, on_event)
+        _note_precision(request, pipeline, on_event)
+    plan = pipeline.plan(request.config)
+    arrangement = accepted(plan, streamable=pipeline.parts.is_streamable)
+    on_event(Planned(plan_line(plan), plan_json(plan)))
     settings = pipeline.settings(request.config)
     with RunState.open(request.output) as state:
         resumed = state.begin(settings, pipeline.fingerprint, resume=bool(request.resume))
         if request.resume and not resumed:
             on_event(Note("info", "no checkpoint to go on from: starting at step 0"))
-        run = _Run(pipeline, request, state, on_event, stop)
+        run = _Run(pipeline, request, arrangement, state, on_event, stop, conditioning)
         latents = state.load_latents() if resumed else None
         if latents is None:
             latents = run.denoise(start=state.load_step() if resumed else None)
         run.decode(latents, settings)
         state.finish(keep=request.keep_latents)
     seconds = time.monotonic() - began
-    on_event(Finished(request.output, request.config.seed, seconds, summary(pipeline)))
+    on_event(Finished(request.output, request.config.seed, seconds, summary(pipeline, arrangement)))
     return RunResult(request.output, settings, seconds)
+
+
+def open_pipeline(request: GenerateRequest | DecodeRequest, on_event: Listener) -> Pipeline:
+    """The model of a request on its device, under its limits. No weight is read."""
+    return load(
+        request.model,
+        device=request.device,
+        precision=request.precision,
+        dit_weight=request.dit_weight,
+        config=request.model_config,
+        tier=request.tier if isinstance(request, GenerateRequest) else "auto",
+        prompt_cache=isinstance(request, GenerateRequest) and request.prompt_cache,
+        vram_limit_bytes=request.vram_limit_bytes,
+        ram_limit_bytes=request.ram_limit_bytes,
+        linear=request.linear if isinstance(request, GenerateRequest) else "auto",
+        attention=request.attention if isinstance(request, GenerateRequest) else "auto",
+        on_nonfinite=_on_nonfinite(request),
+        on_event=on_event,
+    )
 
 
 def run_decode(request: DecodeRequest, on_event: Listener, stop: StopFlag) -> RunResult:
@@ -79,13 +106,7 @@ def run_decode(request: DecodeRequest, on_event: Listener, stop: StopFlag) -> Ru
     began = time.monotonic()
     latents, note = read_latents(request.latents)
     settings = note.settings
-    pipeline = load(
-        request.model,
-        device=request.device,
-        precision=request.precision,
-        dit_weight=request.dit_weight,
-        config=request.model_config,
-    )
+    pipeline = open_pipeline(request, on_event)
     if settings.get("model_fingerprint") not in (None, pipeline.fingerprint):
         raise ConfigError(
             f"{request.latents} was made by another model ({settings.get('model', 'unnamed')})",
@@ -95,7 +116,9 @@ def run_decode(request: DecodeRequest, on_event: Listener, stop: StopFlag) -> Ru
         settings = {**settings, "fps": request.fps}
     go_on = f"hvlite decode {shlex.quote(str(request.latents))}"
     kept = f"{request.latents} is as it was"
-    chunks = _watched(pipeline.decode(latents, tiled=request.tiled), latents, on_event, stop, kept, go_on)
+    arrangement = pipeline.arrange_decode(latents, tiled=request.tiled)
+    frames = pipeline.decode(latents, arrangement, one_colour=True)
+    chunks = _watched(frames, latents, on_event, stop, kept, go_on)
     write_video(
         request.output,
         chunks,
@@ -105,20 +128,24 @@ def run_decode(request: DecodeRequest, on_event: Listener, stop: StopFlag) -> Ru
         force=request.force,
     )
     seconds = time.monotonic() - began
-    on_event(Finished(request.output, int(settings.get("seed", 0)), seconds, summary(pipeline)))
+    on_event(Finished(request.output, int(settings.get("seed", 0)), seconds, summary(pipeline, arrangement)))
     return RunResult(request.output, settings, seconds)
 
 
-def summary(pipeline: Pipeline) -> dict[str, Any]:
+def summary(pipeline: Pipeline, arrangement: Arrangement | DecodeArrangement) -> dict[str, Any]:
     """What really ran."""
     parts = pipeline.parts
     names = {"transformer": parts.dtypes.transformer, "vae": parts.dtypes.vae, "text_encoders": parts.dtypes.text}
+    linear = describe_kernels(parts.device.device, parts.arithmetic)
     return {
         "model": pipeline.card.name,
         "device": parts.device.name,
         "attention": f"{parts.attention} ({parts.attention.why})",
         "dtypes": {part: str(dtype).removeprefix("torch.") for part, dtype in names.items()},
+        **({"linear": f"linear {linear}"} if parts.is_streamable else {}),
         "tier": str(parts.tiers or TierCounts()),
+        "tile": {**asdict(arrangement.tile), "in_chunks_of_time": arrangement.lean_decode},
+        **({"token_chunk": arrangement.token_chunk} if isinstance(arrangement, Arrangement) else {}),
     }
 
 
@@ -128,9 +155,11 @@ class _Run:
 
     pipeline: Pipeline
     request: GenerateRequest
+    arrangement: Arrangement
     state: RunState
     on_event: Listener
     stop: StopFlag
+    conditioning: Conditioning | None = None
 
     @property
     def config(self) -> GenerateConfig:
@@ -140,13 +169,13 @@ class _Run:
         """The final latents, on disk when this returns. `start`: (steps done, latents) of an earlier run."""
         done, latents = start or (0, initial_latents(self.config))
         if done < self.config.steps:
-            latents = self._steps(done, latents, self._embed())
+            latents = self._steps(done, latents, self.conditioning or self._embed())
         self.state.save_latents(latents)
         return latents
 
     def decode(self, latents: Tensor, settings: dict[str, Any]) -> None:
         """The video of the latents, written as it is decoded."""
-        chunks = self.pipeline.decode(latents, tiled=self.config.vae_tiling)
+        chunks = self.pipeline.decode(latents, self.arrangement)
         kept = f"the latents are kept in {self.state.latents_path}"
         write_video(
             self.request.output,
@@ -159,8 +188,8 @@ class _Run:
 
     def _embed(self) -> Conditioning:
         with stage("embed", None, self.on_event) as report:
-            conditioning = self.pipeline.embed(self.config)
-            report.detail = f"{int(conditioning.positive.prompt_mask.sum())} text tokens"
+            conditioning = self.pipeline.embed(self.config, self.arrangement)
+            report.detail = _embedded(conditioning.positive)
         for embeds in (conditioning.positive, conditioning.negative):
             for cut in embeds.truncations if embeds else ():
                 # CLIP reads 75 tokens of any long prompt, as in the official code: the language model has the rest.
@@ -172,7 +201,8 @@ class _Run:
         if start:
             self.on_event(Note("info", f"going on after step {start} of {steps}"))
         with stage("denoise", steps, self.on_event) as report:
-            for done, latents in self.pipeline.denoise(self.config, conditioning, noise, start=start):
+            steps_done = self.pipeline.denoise(self.config, conditioning, noise, self.arrangement, start=start)
+            for done, latents in steps_done:
                 self.state.save_step(done, latents)
                 self._preview(done, latents)
                 report.step(done)
@@ -207,8 +237,17 @@ def _watched(
         report.detail = f"{total} frames"
 
 
+def _on_nonfinite(request: GenerateRequest | DecodeRequest) -> OnNonfinite:
+    """The request's word for it, as a type; the request has checked it."""
+    return "retry" if request.on_nonfinite == "retry" else "stop"
+
+
 def _stopped(where: str, kept: str, go_on: str) -> InterruptedRunError:
     return InterruptedRunError(f"stopped {where}; {kept}", hint=f"go on with {go_on}")
+
+
+def _embedded(embeds: PromptEmbeds) -> str:
+    return f"{int(embeds.prompt_mask.sum())} text tokens" + (", kept from an earlier run" if embeds.cached else "")
 
 
 def _note_precision(request: GenerateRequest, pipeline: Pipeline, on_event: Listener) -> None:

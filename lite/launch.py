@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from ..errors import InterruptedRunError
 from ..files import write_error
-from .config import DecodeRequest
-from .events import Listener, Note
+from .config import DecodeRequest, GenerateRequest
+from .events import Listener, Note, ignore
 from .interrupt import StopFlag
 from .request.preflight import Prepared
 from .request.resume_command import resume_command
+from .state.gpu_lock import hold_gpu
+
+if TYPE_CHECKING:
+    from .planning.types import MemoryPlan
 
 
 def make_videos(prepared: Sequence[Prepared], on_event: Listener, stop: StopFlag) -> list[Path]:
@@ -20,11 +26,29 @@ def make_videos(prepared: Sequence[Prepared], on_event: Listener, stop: StopFlag
 
     Where a run is stopped the InterruptedRunError says where its work is and the command that goes on.
     """
-    for number, each in enumerate(prepared, 1):
-        if len(prepared) > 1:
-            on_event(Note("info", f"video {number} of {len(prepared)}: {each.request.output}"))
-        _make_one(each, on_event, stop)
+    work = [each.request for each in prepared if not each.before.done]
+    with contextlib.ExitStack() as held:
+        if work:
+            command = f"generate {work[0].output.name}"
+            held.enter_context(device_to_oneself(work[0].device, command, on_event, stop, wait=work[0].wait))
+        for number, each in enumerate(prepared, 1):
+            if len(prepared) > 1:
+                on_event(Note("info", f"video {number} of {len(prepared)}: {each.request.output}"))
+            _make_one(each, on_event, stop)
     return [each.request.output for each in prepared]
+
+
+@contextlib.contextmanager
+def device_to_oneself(device: str, command: str, on_event: Listener, stop: StopFlag, *, wait: bool) -> Iterator[None]:
+    """No other hvlite works on the graphics card that `device` means; on a CPU nothing is locked. See `hold_gpu`."""
+    from .device import probe_device
+
+    info = probe_device(device)
+    if not info.is_cuda:
+        yield
+        return
+    with hold_gpu(info.uuid, info.name, f"hvlite {command}", wait=wait, stop=stop, on_event=on_event):
+        yield
 
 
 def make_folder(folder: Path) -> None:
@@ -39,7 +63,16 @@ def decode_latents(request: DecodeRequest, on_event: Listener, stop: StopFlag) -
     """Make the video of latents on disk; raises what the decode raises."""
     from .job import run_decode
 
-    run_decode(request, on_event, stop)
+    command = f"decode {request.latents.name}"
+    with device_to_oneself(request.device, command, on_event, stop, wait=request.wait):
+        run_decode(request, on_event, stop)
+
+
+def plan_video(request: GenerateRequest) -> MemoryPlan:
+    """How a video would be laid out in memory, whether it fits or not; no weight is read."""
+    from .job import open_pipeline
+
+    return open_pipeline(request, ignore).plan(request.config)
 
 
 def _make_one(prepared: Prepared, on_event: Listener, stop: StopFlag) -> None:

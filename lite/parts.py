@@ -4,23 +4,42 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import torch
 
 from ..quantize.source import ModelFiles
-from .attention import EXACT, Attention
+from .arithmetic import DEQUANTIZE, LinearArithmetic, choose_arithmetic, kernel_capability
+from .arrangement import Arrangement
+from .attention import EXACT, Attention, choose_attention
 from .card import ModelCard
 from .checkpoint import load_transformer, load_vae
 from .device import DeviceInfo, Dtypes
-from .events import Listener, ignore
+from .events import Listener, Note, ignore
 from .models.vae import AutoencoderKLCausal3D
+from .streaming.streamed_blocks import StreamOptions
 from .streaming.streamed_transformer import open_streamed_transformer
-from .streaming.tiers import TierCounts, choose_tier
+from .streaming.tiers import TierCounts
 from .streaming.transformer_blocks import LoadedTransformer, ResidentBlocks
 from .text import TextEncoders, load_text_encoders
 
 Part = TypeVar("Part")
+
+
+@dataclass(frozen=True)
+class Computation:
+    """How a transformer computes: the dtype of its activations, and how it multiplies with quantized weights."""
+
+    dtype: torch.dtype
+    arithmetic: LinearArithmetic = DEQUANTIZE
+
+    def __str__(self) -> str:
+        name = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[self.dtype]
+        return name if self.arithmetic == DEQUANTIZE else f"{name}, {self.arithmetic}"
+
+
+PRECISE = Computation(torch.float32)
 
 
 class ModelParts:
@@ -35,19 +54,28 @@ class ModelParts:
         *,
         model_config: Mapping[str, Any] | None = None,
         keep_loaded: bool = False,
-        tier: str = "auto",
-        attention: Attention = EXACT,
+        linear: str = "auto",
+        attention: str = "auto",
         on_event: Listener = ignore,
     ) -> None:
-        """`tier`: where the transformer's blocks are. ConfigError for one that this model cannot have."""
+        """`linear`: how quantized layers multiply (`choose_arithmetic`); `attention`: see `choose_attention`.
+
+        UnsupportedDeviceError for what this device cannot have.
+        """
         self.files, self.card, self.device, self.dtypes = files, card, device, dtypes
         self.model_config = model_config
         self.tiers: TierCounts | None = None  # where the blocks really were, once the transformer was loaded
-        self.tier = choose_tier(tier, files.root, streamable=self.is_streamable)
-        self.attention = attention
+        self._linear = linear
+        self.arithmetic = choose_arithmetic(linear, kernel_capability(device.device))
+        self.attention = choose_attention(attention, device, dtypes.transformer)
         self.on_event = on_event
-        self._kept: dict[str, Any] = {}
+        self._kept: dict[str, tuple[object, Any]] = {}
         self._keep_loaded = keep_loaded
+
+    @property
+    def computation(self) -> Computation:
+        """How the transformer computes."""
+        return Computation(self.dtypes.transformer, self.arithmetic)
 
     @property
     def is_streamable(self) -> bool:
@@ -55,43 +83,91 @@ class ModelParts:
         transformer = self.files.transformer
         return self.files.layout == "hvlite" and transformer is not None and transformer.path.parent == self.files.root
 
-    def text(self) -> AbstractContextManager[TextEncoders]:
-        """Both text encoders and their tokenizers."""
+    def text(self, *, by_layer: bool = False) -> AbstractContextManager[TextEncoders]:
+        """Both text encoders and their tokenizers; `by_layer` as in `load_text_encoders`."""
         return self._part(
             "text",
-            lambda: load_text_encoders(self.files, self.card, device=self.device.device, dtype=self.dtypes.text),
+            by_layer,
+            lambda: load_text_encoders(
+                self.files, self.card, device=self.device.device, dtype=self.dtypes.text, by_layer=by_layer
+            ),
         )
 
-    def transformer(self) -> AbstractContextManager[LoadedTransformer]:
-        """The transformer, its blocks in their tiers."""
-        return self._part("transformer", self._load_transformer)
+    def transformer(
+        self, arrangement: Arrangement | None = None, *, precise: bool = False
+    ) -> AbstractContextManager[LoadedTransformer]:
+        """The transformer, its blocks in the tiers of `arrangement`. `precise`: in the higher precision, never kept."""
+        laid_out = arrangement or Arrangement()
+        computation = PRECISE if precise else self.computation
+        layout = (laid_out.tiers, laid_out.pinned_limit_bytes, computation)
+        return self._part(
+            "transformer", layout, lambda: self._load_transformer(laid_out, computation), keep=not precise
+        )
+
+    def attention_for(self, transformer: LoadedTransformer, *, precise: bool = False) -> Attention:
+        """The one chosen, or what takes its place for this transformer's heads, with a line that says so.
+
+        `precise`: PyTorch's, exact.
+        """
+        if precise:
+            return EXACT
+        chosen = self.attention
+        self.attention = chosen.for_heads(transformer.config.head_dim, transformer.device)
+        if self.attention is not chosen:
+            self.on_event(Note("info", f"attention: {self.attention}: {self.attention.why}"))
+        return self.attention
 
     def vae(self) -> AbstractContextManager[AutoencoderKLCausal3D]:
         """The VAE."""
-        return self._part("vae", lambda: load_vae(self.files, self.device.device, self.dtypes.vae))
+        return self._part("vae", None, lambda: load_vae(self.files, self.device.device, self.dtypes.vae))
 
-    def _load_transformer(self) -> LoadedTransformer:
-        device, dtype = self.device.device, self.dtypes.transformer
+    def forget(self, name: str) -> None:
+        """Let a part go that was kept for the next video."""
+        if name in self._kept:
+            self._let_go(self._kept.pop(name)[1])
+
+    def _load_transformer(self, arrangement: Arrangement, computation: Computation) -> LoadedTransformer:
+        device, dtype = self.device.device, computation.dtype
         if self.is_streamable:
             loaded = open_streamed_transformer(
-                self.files, device, dtype, config=self.model_config, tier=self.tier, on_event=self.on_event
+                self.files,
+                device,
+                dtype,
+                config=self.model_config,
+                tiers=arrangement.tiers,
+                options=StreamOptions(
+                    pinned_limit_bytes=arrangement.pinned_limit_bytes, arithmetic=computation.arithmetic
+                ),
+                on_event=self.on_event,
             )
         else:
-            model = load_transformer(self.files, device, dtype, self.model_config)
+            linear = "dequantize" if computation == PRECISE else self._linear
+            model = load_transformer(self.files, device, dtype, self.model_config, linear)
             loaded = LoadedTransformer(model, ResidentBlocks(model))
         self.tiers = loaded.blocks.tiers
         return loaded
 
     @contextmanager
-    def _part(self, name: str, load: Callable[[], Part]) -> Iterator[Part]:
-        part = self._kept.get(name) or load()
-        if self._keep_loaded:
-            self._kept[name] = part
+    def _part(self, name: str, layout: object, load: Callable[[], Part], *, keep: bool = True) -> Iterator[Part]:
+        """A part laid out as `layout` says; a kept one that is laid out otherwise goes first."""
+        keep = keep and self._keep_loaded
+        if name in self._kept and self._kept[name][0] != layout:
+            self.forget(name)
+        part = self._kept[name][1] if name in self._kept else load()
+        if keep:
+            self._kept[name] = layout, part
         try:
             yield part
         finally:
-            if isinstance(part, LoadedTransformer) and not self._keep_loaded:
-                part.close()
+            if not keep:
+                self._let_go(part)
             del part
-            if self.device.is_cuda:
-                torch.cuda.empty_cache()
+            self._empty_cache()
+
+    def _let_go(self, part: object) -> None:
+        if isinstance(part, LoadedTransformer):
+            part.close()
+
+    def _empty_cache(self) -> None:
+        if self.device.is_cuda:
+            torch.cuda.empty_cache()

@@ -6,8 +6,8 @@ Source of the arithmetic: the official `hyvideo/diffusion/pipelines/pipeline_hun
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,23 +15,31 @@ import torch
 from torch import Tensor
 
 from .. import __version__
+from ..errors import NonFiniteError
 from ..quantize.source import locate
-from .attention import EXACT, Attention, choose_attention
+from .arrangement import Arrangement, DecodeArrangement, accepted, plan_decode, work_of
 from .card import demo_root, load_card
 from .config import GenerateConfig
-from .device import choose_dtypes, memory_errors, probe_device
+from .device import cap_device_memory, choose_dtypes, memory_errors, probe_device
+from .encoders.prompt_cache import PromptCache
 from .events import Listener, Note, ignore
 from .fingerprint import model_fingerprint
-from .models.chunked import DEFAULT_TOKEN_CHUNK
-from .models.vae_lean import decode_lean
+from .guidance import Conditioning
 from .models.vae_tiles import decode_chunks
 from .output.encoding import VideoEncoding
 from .parts import ModelParts
-from .sampling import Predict, Schedule, denoise, flow_schedule, guidance_input, initial_latents
-from .streaming.transformer_blocks import LoadedTransformer
-from .text import PromptEmbeds
-from .tiling import TileSpec
-from .velocity import Velocity
+from .plan import plan_memory
+from .planning.machine import MemoryLimits, machine_of
+from .planning.model import ModelSizes, plan_model
+from .planning.types import CONTEXT_BYTES, MemoryPlan
+from .prompts import embed_prompts, open_prompt_cache
+from .recovery.rungs import TileWay
+from .recovery.steps import OnNonfinite, RecoveringSteps
+from .recovery.tiles import RecoveringTiles
+from .recovery.watchdog import frames_fault
+from .sampling import initial_latents
+from .streaming.tiers import choose_tier
+from .tiling import tile_names
 from .video import frames_to_uint8, write_video
 
 
@@ -50,21 +58,46 @@ class Video:
         return Path(path)
 
 
-@dataclass(frozen=True)
-class Conditioning:
-    """What the prompt says to the transformer. `negative` is None where classifier-free guidance is off."""
-
-    positive: PromptEmbeds
-    negative: PromptEmbeds | None = None
-
-
 class Pipeline:
-    """A model and how to run it."""
+    """A model and how to run it: under which limits, its blocks in which tier.
 
-    def __init__(self, parts: ModelParts) -> None:
+    ConfigError for a tier that this model cannot have.
+    """
+
+    def __init__(
+        self,
+        parts: ModelParts,
+        limits: MemoryLimits | None = None,
+        tier: str = "auto",
+        *,
+        on_nonfinite: OnNonfinite = "stop",
+    ) -> None:
+        choose_tier(tier, parts.files.root, streamable=parts.is_streamable)
         self.parts = parts
+        self.on_nonfinite: OnNonfinite = on_nonfinite
         self.card = parts.card
+        self.keep_prompts = True  # embeddings of prompts, on disk
+        self.tier = tier
+        machine = machine_of(parts.device, limits or MemoryLimits())
+        self.machine = replace(machine, attention=parts.attention.kv_name)
         self.fingerprint = model_fingerprint(parts.files, parts.model_config)
+
+    def plan(self, config: GenerateConfig) -> MemoryPlan:
+        """What a video takes and how it is laid out, whether it fits or not. No weight is read."""
+        return plan_memory(self._sizes, work_of(config), self.machine, tier=self.tier)
+
+    def arrange(self, config: GenerateConfig) -> Arrangement:
+        """The plan's arrangement; MemoryLimitError, with what fits, where the video does not."""
+        return accepted(self.plan(config), streamable=self.parts.is_streamable)
+
+    @cached_property
+    def prompt_cache(self) -> PromptCache | None:
+        """Where embeddings are kept on disk; None where they are not."""
+        return open_prompt_cache(self.parts) if self.keep_prompts else None
+
+    @cached_property
+    def _sizes(self) -> ModelSizes:
+        return plan_model(self.parts.files, self.parts.model_config)
 
     def generate(self, config: GenerateConfig | str, **overrides: Any) -> Video:
         """A video from a config, or from a prompt and any of GenerateConfig's fields; the card gives the rest."""
@@ -76,52 +109,88 @@ class Pipeline:
 
     def stream(self, config: GenerateConfig) -> Iterator[Tensor]:
         """The frames of a video as they are made: uint8 chunks [f, H, W, 3]."""
-        conditioning = self.embed(config)
-        *_, (_, latents) = self.denoise(config, conditioning, initial_latents(config))
-        yield from self.decode(latents, tiled=config.vae_tiling)
+        arrangement = self.arrange(config)
+        conditioning = self.embed(config, arrangement)
+        *_, (_, latents) = self.denoise(config, conditioning, initial_latents(config), arrangement)
+        yield from self.decode(latents, arrangement)
 
-    def embed(self, config: GenerateConfig) -> Conditioning:
-        """The prompt, and the negative prompt where there is one, through the text encoders."""
-        image, negative = config.frames == 1, config.effective_negative_prompt
-        with memory_errors("encoding the prompt"), self.parts.text() as text:
-            return Conditioning(
-                positive=text.encode(config.prompt, image=image),
-                negative=None if negative is None else text.encode(negative, image=image),
-            )
+    def embed(self, config: GenerateConfig, arrangement: Arrangement | None = None) -> Conditioning:
+        """The prompt, and the negative prompt where there is one: kept embeddings, else through the text encoders.
+
+        `arrangement`, here and below: how it is laid out in memory; None makes a plan.
+        """
+        arrangement = arrangement or self.arrange(config)
+        negative = config.effective_negative_prompt
+        prompts = [config.prompt] if negative is None else [config.prompt, negative]
+        image, by_layer = config.frames == 1, arrangement.text_by_layer
+        with memory_errors("encoding the prompt"):
+            return Conditioning(*embed_prompts(self.parts, self.prompt_cache, prompts, image=image, by_layer=by_layer))
 
     def denoise(
-        self, config: GenerateConfig, conditioning: Conditioning, latents: Tensor, *, start: int = 0
+        self,
+        config: GenerateConfig,
+        conditioning: Conditioning,
+        latents: Tensor,
+        arrangement: Arrangement | None = None,
+        *,
+        start: int = 0,
     ) -> Iterator[tuple[int, Tensor]]:
         """Noise to latents, from `start` steps done: yields (steps done, latents [1, 16, T, H, W] fp32)."""
-        with memory_errors("denoising"), torch.no_grad(), self.parts.transformer() as transformer:
-            predict = guided(transformer, conditioning, config, self._attention(transformer))
-            yield from denoise(predict, latents.to(transformer.device), schedule_of(config), start=start)
+        arrangement = arrangement or self.arrange(config)
+        with (
+            memory_errors("denoising"),
+            torch.no_grad(),
+            RecoveringSteps(
+                self.parts, conditioning, config, arrangement=arrangement, on_nonfinite=self.on_nonfinite
+            ) as steps,
+        ):
+            yield from steps.run(latents, start)
 
-    def _attention(self, transformer: LoadedTransformer) -> Attention:
-        """The one chosen, or what takes its place for this transformer's heads, with a line that says so."""
-        chosen = self.parts.attention
-        self.parts.attention = chosen.for_heads(transformer.config.head_dim, transformer.device)
-        if self.parts.attention is not chosen:
-            self.parts.on_event(Note("info", f"attention: {self.parts.attention}: {self.parts.attention.why}"))
-        return self.parts.attention
+    def arrange_decode(self, latents: Tensor, *, tiled: bool = True) -> DecodeArrangement:
+        """How latents [1, 16, T, H, W] that a run left are decoded. Only the VAE of the model is looked at."""
+        return plan_decode(self.parts.files, latents.shape, self.machine, tiled=tiled)
 
-    def decode(self, latents: Tensor, *, tiled: bool = True, lean: bool = False) -> Iterator[Tensor]:
+    def decode(
+        self,
+        latents: Tensor,
+        arrangement: Arrangement | DecodeArrangement | None = None,
+        *,
+        one_colour: bool = False,
+    ) -> Iterator[Tensor]:
         """Latents as the transformer left them [1, 16, T, H, W] to frames: uint8 chunks [f, H, W, 3] on the CPU.
 
-        `tiled` is the official geometry, one temporal tile in memory at a time; else the whole video at once. `lean`
-        decodes each tile in chunks of time: the same pixels up to rounding, less memory, more time.
+        One temporal tile is in memory at a time. A lean decode takes each tile in chunks of time: the same pixels up
+        to rounding, less memory, more time. A tile that runs out of memory is redone in less. NonFiniteError, naming
+        the tile, for pixels that are none, and for frames of a single colour unless `one_colour` lets them pass with a
+        warning.
         """
+        arrangement = arrangement or self.arrange_decode(latents)
         with memory_errors("decoding"), torch.no_grad(), self.parts.vae() as vae:
             latents = latents.to(vae.device, vae.dtype) / vae.config.scaling_factor
-            decode_tile = partial(decode_lean, vae) if lean else vae.decode_tile
+            tile = arrangement.tile
             # Tiles leave the device as they are made: a row of them at 720p is 180 MB, and they are blended by rows.
-            chunks = decode_chunks(
-                lambda part: decode_tile(part).cpu(),
-                latents,
-                vae.official_tile if tiled else whole_tile(latents),
+            decode_tile = RecoveringTiles(
+                vae,
+                tile_names(latents.shape[2:], tile),
+                way=TileWay(lean=arrangement.lean_decode),
+                on_nonfinite=self.on_nonfinite,
+                on_event=self.parts.on_event,
             )
-            for chunk in chunks:
-                yield frames_to_uint8(chunk)
+            for chunk in decode_chunks(decode_tile, latents, tile):
+                frames = frames_to_uint8(chunk)
+                self._check_frames(frames, one_colour)
+                yield frames
+
+    def _check_frames(self, frames: Tensor, one_colour: bool) -> None:
+        fault = frames_fault(frames)
+        if fault is None:
+            return
+        said = f"{frames.shape[0]} frames in a row are {fault}"
+        if not one_colour:
+            raise NonFiniteError(
+                said, hint="the latents are kept; where the video is meant to be so, `hvlite decode` writes it"
+            )
+        self.parts.on_event(Note("warning", said))
 
     def settings(self, config: GenerateConfig) -> dict[str, Any]:
         """Everything that made a video, as plain JSON: the config, the model and the arithmetic."""
@@ -133,45 +202,8 @@ class Pipeline:
             "precision": str(self.parts.dtypes.transformer).removeprefix("torch."),
             "attention": str(self.parts.attention),
             "device": self.parts.device.device.type,
+            **({"linear": str(self.parts.arithmetic)} if self.parts.is_streamable else {}),
         }
-
-
-def guided(
-    transformer: LoadedTransformer,
-    conditioning: Conditioning,
-    config: GenerateConfig,
-    attention: Attention = EXACT,
-) -> Predict:
-    """The model's prediction as a function of latents and step, with classifier-free guidance where it is on."""
-    timesteps = schedule_of(config).timesteps
-    guidance = guidance_input(config.guidance_scale, transformer.dtype) if transformer.config.guidance_embed else None
-
-    def velocity(embeds: PromptEmbeds) -> Velocity:
-        return Velocity(
-            transformer, embeds, timesteps, guidance, token_chunk=DEFAULT_TOKEN_CHUNK, attention=attention
-        )
-
-    positive = velocity(conditioning.positive)
-    if conditioning.negative is None:
-        return positive
-    negative = velocity(conditioning.negative)
-
-    def predict(latents: Tensor, step: int) -> Tensor:
-        away = negative(latents, step)
-        return away + config.cfg_scale * (positive(latents, step) - away)
-
-    return predict
-
-
-def whole_tile(latents: Tensor) -> TileSpec:
-    """One tile of the size of the latents."""
-    frames, height, width = latents.shape[2:]
-    return TileSpec(frames=frames, height=height, width=width, overlap=0.0)
-
-
-def schedule_of(config: GenerateConfig) -> Schedule:
-    """The sigmas and timesteps of a config."""
-    return flow_schedule(config.steps, config.flow_shift, reverse=config.flow_reverse)
 
 
 def load(
@@ -183,7 +215,12 @@ def load(
     config: Mapping[str, Any] | None = None,
     keep_loaded: bool = False,
     tier: str = "auto",
+    linear: str = "auto",
     attention: str = "auto",
+    vram_limit_bytes: int | None = None,
+    ram_limit_bytes: int | None = None,
+    on_nonfinite: OnNonfinite = "stop",
+    prompt_cache: bool = True,
     on_event: Listener = ignore,
 ) -> Pipeline:
     """A pipeline for a model folder (official, diffusers, hvlite); None is the model that ships with hvlite.
@@ -191,21 +228,31 @@ def load(
     `device`: auto, cpu or cuda. `precision` of the transformer on a GPU: bf16 (default), fp16, fp32; a CPU computes
     in fp32. `dit_weight`: another file for the transformer. `config`: official transformer field names, winning over
     a config.json. `keep_loaded` keeps the parts in memory between videos. `tier` says where the transformer's blocks
-    are: resident on the device, or streamed from host or disk, which needs an hvlite folder. `attention`: auto, hvlite,
-    sdpa, sage, or hvlite:VARIANT. `on_event` is told what the user should know. No weight is read yet.
+    are: resident on the device, or streamed from host or disk, which needs an hvlite folder; auto is what the plan of
+    a video finds fastest under the limits. `linear` says how the quantized layers of such a folder are multiplied: see
+    `lite.arithmetic.choose_arithmetic`. `attention`: auto, hvlite, sdpa, sage, or hvlite:VARIANT. `vram_limit_bytes`
+    (None: all of the card) is a hard cap of this process, `ram_limit_bytes` (None: 16 GiB) one that plans keep.
+    `on_nonfinite`: whether a step or tile that gives no numbers stops the run or is repeated in fp32. `prompt_cache`:
+    embeddings of prompts are kept on disk, and looked up there, so that a repeated prompt loads no text encoder.
+    `on_event` is told what the user should know. No weight is read yet. ConfigError, CheckpointError,
+    UnsupportedDeviceError.
     """
     root = demo_root() if path is None else Path(path)
     info = probe_device(device)
-    dtypes = choose_dtypes(info, precision)
     parts = ModelParts(
         locate(root, dit_weight=None if dit_weight is None else Path(dit_weight)),
         load_card(root),
         info,
-        dtypes,
+        choose_dtypes(info, precision),
         model_config=config,
         keep_loaded=keep_loaded,
-        tier=tier,
-        attention=choose_attention(attention, info, dtypes.transformer),
+        linear=linear,
+        attention=attention,
         on_event=on_event,
     )
-    return Pipeline(parts)
+    limits = MemoryLimits(vram_limit_bytes, ram_limit_bytes)
+    pipeline = Pipeline(parts, limits, tier, on_nonfinite=on_nonfinite)
+    pipeline.keep_prompts = prompt_cache
+    if vram_limit_bytes is not None:
+        cap_device_memory(info, vram_limit_bytes - CONTEXT_BYTES)
+    return pipeline

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from ..errors import NonFiniteError
 from .config import GenerateConfig
+from .recovery.watchdog import fault_of
 
 TRAIN_TIMESTEPS = 1000
 
@@ -58,17 +59,17 @@ def guidance_input(guidance_scale: float, dtype: torch.dtype) -> Tensor:
     return torch.tensor([guidance_scale], dtype=dtype) * TRAIN_TIMESTEPS
 
 
-def denoise(predict: Predict, latents: Tensor, schedule: Schedule, *, start: int = 0) -> Iterator[tuple[int, Tensor]]:
-    """Euler steps from step `start`: yields (steps done, latents fp32) after every step.
+def euler_step(predict: Predict, latents: Tensor, schedule: Schedule, index: int) -> Tensor:
+    """The latents after step `index` (from 0). NonFiniteError, naming the step, for a prediction that cannot be one."""
+    velocity = predict(latents, index).float()
+    fault = fault_of(velocity)
+    if fault is not None:
+        raise NonFiniteError(f"step {index + 1} of {schedule.steps}: the transformer's prediction {fault}")
+    return latents + velocity * (schedule.sigmas[index + 1] - schedule.sigmas[index]).to(latents.device)
 
-    Raises NonFiniteError, naming the step, when a prediction is not finite.
-    """
+
+def denoise(predict: Predict, latents: Tensor, schedule: Schedule, *, start: int = 0) -> Iterator[tuple[int, Tensor]]:
+    """Euler steps from step `start`: yields (steps done, latents fp32) after every step. Raises as `euler_step`."""
     for index in range(start, schedule.steps):
-        velocity = predict(latents, index).float()
-        if not bool(torch.isfinite(velocity).all()):
-            raise NonFiniteError(
-                f"the transformer's prediction is not finite in step {index + 1} of {schedule.steps}",
-                hint="the latents before this step are kept; a higher precision (--precision fp32 or bf16) may help",
-            )
-        latents = latents + velocity * (schedule.sigmas[index + 1] - schedule.sigmas[index]).to(latents.device)
+        latents = euler_step(predict, latents, schedule, index)
         yield index + 1, latents

@@ -39,12 +39,14 @@ class PromptEmbeds:
     prompt_mask [B, L] int64: 1 for a token, 0 behind the last one.
     pooled_prompt_embeds [B, P]: CLIP's state at the end of the prompt.
     truncations: where prompts were cut, in the order of the prompts.
+    cached: whether they were read from disk instead of encoded.
     """
 
     prompt_embeds: Tensor
     prompt_mask: Tensor
     pooled_prompt_embeds: Tensor
     truncations: tuple[Truncation, ...] = ()
+    cached: bool = False
 
 
 class TextEncoders:

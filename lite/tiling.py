@@ -7,7 +7,9 @@ the causal first frame gives twice.
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 from ..errors import ConfigError
 
@@ -57,6 +59,16 @@ def space_tiles(height: int, width: int, tile: TileSpec, *, up: int = 1, down: i
         _split(height, tile.height, tile.overlap, up, down, whole=whole),
         _split(width, tile.width, tile.overlap, up, down, whole=whole),
     )
+
+
+def tile_names(latents: Sequence[int], tile: TileSpec) -> Iterator[str]:
+    """The tiles of a decode of latents (T, H, W) in the order they are decoded, as a message names them."""
+    frames, height, width = latents
+    time = time_tiles(frames, tile, up=TIME_RATIO)
+    rows, columns = space_tiles(height, width, tile, up=SPACE_RATIO)
+    places = list(product(time.starts, rows.starts, columns.starts))
+    for number, (first, top, left) in enumerate(places, 1):
+        yield (f"tile {number} of {len(places)} (latent frames from {first}, rows from {top}, columns from {left})")
 
 
 def _split(length: int, size: int, overlap: float, up: int, down: int, *, whole: bool) -> AxisTiles:

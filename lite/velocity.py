@@ -6,6 +6,7 @@ computed for all steps at the start; a step runs the patches, the blocks over to
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -15,6 +16,7 @@ from .attention import EXACT, Attention
 from .models.blocks import DoubleStreamBlock, Modulation, Rope, SingleStreamBlock
 from .models.chunked import Sequence, run_double, run_single
 from .models.transformer import valid_lengths
+from .recovery.watchdog import fault_of
 from .streaming.transformer_blocks import BlockModulation, LoadedTransformer
 from .text import PromptEmbeds
 
@@ -71,10 +73,35 @@ class Velocity:
 
     def __call__(self, latents: Tensor, step: int) -> Tensor:
         """The velocity of step `step`: [1, C, T, H, W] in the model's dtype."""
+        out = latents
+        for _, part in self._parts(latents, step):
+            out = part
+        return out
+
+    def locate_fault(self, latents: Tensor, step: int) -> str | None:
+        """The first part whose output in step `step` has a fault; None where all are well. Reads the device often.
+
+        A step gives the same bits again, so it is looked into only after it went wrong, and costs nothing before.
+        """
+        for name, part in self._parts(latents, step):
+            if fault_of(part) is not None:
+                return name
+        return None
+
+    def _parts(self, latents: Tensor, step: int) -> Iterator[tuple[str, Tensor]]:
+        """The step part by part, each with what it gave: what goes in, the tokens after each block, the velocity."""
+        yield "the latents", latents
+        yield "the text encoders", self.text
         sequence = self._sequence(latents, step)
+        yield "img_in or txt_in", sequence.tokens
         for index, block in enumerate(self.blocks.each()):
             run_block(block, sequence, self.table.of(index, step))
-        return self._patches_out(sequence, latents, step)
+            yield self._name_of(index), sequence.tokens
+        yield "final_layer", self._patches_out(sequence, latents, step)
+
+    def _name_of(self, block: int) -> str:
+        doubles = self.model.config.mm_double_blocks_depth
+        return f"double_blocks.{block}" if block < doubles else f"single_blocks.{block - doubles}"
 
     def _sequence(self, latents: Tensor, step: int) -> Sequence:
         """The tokens that go into the first block: patches frame by frame, then the refined text."""
@@ -83,9 +110,7 @@ class Velocity:
         text = model.txt_in(self.text, self.timesteps[step : step + 1])
         video = grid[0] * grid[1] * grid[2]
         counts = (latents.shape[0], video, text.shape[1])
-        sequence = Sequence.allocate(
-            model.config, *counts, self._rope_of(grid), text, self.token_chunk, self.attention
-        )
+        sequence = Sequence.allocate(model.config, *counts, self._rope_of(grid), text, self.token_chunk, self.attention)
         frame, depth = grid[1] * grid[2], model.config.patch_size[0]
         for time in range(grid[0]):
             patches = model.img_in(latents[:, :, time * depth : (time + 1) * depth].to(model.dtype))

@@ -10,10 +10,16 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import signal
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported
+
+# No test, and no process that one starts, writes to the cache of whoever runs the tests.
+os.environ["HVLITE_CACHE_DIR"] = tempfile.mkdtemp(prefix="hvlite-test-cache-")
 
 # A shell starts background jobs with SIGINT ignored, and children inherit that: the tests of Ctrl-C need the default.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -42,6 +48,12 @@ if importlib.util.find_spec("triton") and not torch.cuda.is_available():
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_cache_stays() -> Iterator[None]:
+    yield
+    shutil.rmtree(os.environ["HVLITE_CACHE_DIR"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import pytest
 
@@ -70,6 +71,21 @@ def test_table(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "| size | frames | 8 GB | 12 GB | 16 GB | 24 GB |"
     assert len(lines) == 8
+
+
+def test_the_table_of_caps_in_the_docs_is_what_the_tool_says(capsys):
+    assert main([*PRESET, "--caps"]) == 0
+    docs = (Path(__file__).parent.parent / "docs" / "memory.md").read_text()
+    shown = docs.partition("<!-- caps -->\n")[2].partition("<!-- /caps -->")[0]
+    assert capsys.readouterr().out == shown
+    assert len(shown.splitlines()) == 7
+
+
+def test_caps_of_what_fits_nowhere(capsys):
+    assert main([*PRESET, "--caps", "--ram-limit", "2GiB"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert {row.count("|") for row in rows} == {10}
+    assert all("no: " in row for row in rows[2:])
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,7 @@ class DoubleStreamBlock(nn.Module):
         super().__init__()
         hidden, inner, head_dim = config.hidden_size, config.mlp_hidden_size, config.head_dim
         self.heads = config.heads_num
+        self.hidden_size = hidden
         self.img_mod = Modulate(hidden, branches=2)
         self.img_attn_qkv = nn.Linear(hidden, 3 * hidden)
         self.img_attn_q_norm = _qk_norm(config, head_dim)

@@ -2,8 +2,7 @@
 
 Two passes over the chunks of a block. First K and V of every token, into one buffer that all blocks share. Then, chunk
 by chunk: Q, attention over all K and V, projection, MLP, and the residual written into the tokens themselves. A chunk's
-tokens change only after its K and V were taken, so the result is that of the whole block up to rounding (and up to
-that of K and V in 8 bits where the attention of the run is so). The cost is
+tokens change only after its K and V were taken, so the result is that of the whole block up to rounding. The cost is
 one more read of the tokens for their norm (under 1 % of a block at 720p); nothing of the size of all tokens is made but
 K and V. A name that a loop leaves behind would keep a chunk alive in the next round: each is deleted.
 """
@@ -23,7 +22,7 @@ from ...quantize.architecture import TransformerConfig
 from ..attention import EXACT, Attention
 from .blocks import DoubleStreamBlock, Modulation, RMSNorm, Rope, SingleStreamBlock
 from .keys_values import KeysValues, RopeTable, allocate, span_tokens
-from .linear import linear_rows
+from .linear import Tokens, add_linear_, gelu_for, linear_rows, linear_rows_into, normed_for
 
 DEFAULT_TOKEN_CHUNK = 8192
 
@@ -77,7 +76,7 @@ class Sequence:
         )
 
     def begin(self, keys_values: KeysValuesOf, weight: Tensor | None) -> None:
-        """A new block. `keys_values`: video tokens [B, n, hidden] -> K (not normed) and V; `weight` is that of K's norm.
+        """A new block. `keys_values`: video tokens [B, n, hidden] -> K (not normed) and V; `weight`: of K's norm.
 
         Means that attention wants are those of a sample of the video, the same for every size of chunk.
         """
@@ -119,26 +118,34 @@ def run_double(
     modulation: tuple[tuple[Modulation, ...], tuple[Modulation, ...]],
 ) -> None:
     """A double-stream block over `sequence.tokens`, in place."""
-    video = _stream(block, is_video=True)
-    sequence.begin(partial(video.keys_values, modulation[0][0]), video.k_weight(sequence.tokens.dtype))
+    dtype, video = sequence.tokens.dtype, _stream(block, is_video=True)
+    sequence.begin(partial(video.keys_values, modulation[0][0]), norm_weight(video.k_norm, dtype))
     for span in sequence.spans:
         stream, (attention, _) = _stream(block, span.is_video), modulation[0 if span.is_video else 1]
         k, v = stream.keys_values(attention, span.of(sequence.tokens))
-        sequence.keep(span, k, v, stream.k_weight(k.dtype))
+        sequence.keep(span, k, v, norm_weight(stream.k_norm, dtype))
         del k, v
     sequence.kv.finish()
     for span in sequence.spans:
         stream, (attention, mlp) = _stream(block, span.is_video), modulation[0 if span.is_video else 1]
         x = span.of(sequence.tokens)
-        q = stream.queries(ops.modulated_norm(x, attention.shift, attention.scale))
-        ops.gated_residual_(x, stream.proj(sequence.attend(span, q, stream.q_weight(q.dtype))), attention.gate)
+        q = stream.queries(normed_for(stream.qkv, x, attention))
+        attended = sequence.attend(span, q, norm_weight(stream.q_norm, dtype))
         del q
-        ops.gated_residual_(x, stream.mlp(ops.modulated_norm(x, mlp.shift, mlp.scale)), mlp.gate)
+        add_linear_(x, stream.proj, attended, attention.gate)
+        del attended
+        _add_mlp_(x, stream.fc1, stream.fc2, mlp)
+
+
+def _add_mlp_(x: Tensor, fc1: nn.Module, fc2: nn.Module, modulation: Modulation) -> None:
+    """x += gate * MLP(norm(x)), in place; quantized layers take their input as codes."""
+    inner = linear_rows(fc1, normed_for(fc1, x, modulation))
+    add_linear_(x, fc2, gelu_for(fc2, inner), modulation.gate)
 
 
 @torch.no_grad()
 def run_single(block: SingleStreamBlock, sequence: Sequence, modulation: Modulation) -> None:
-    """A single-stream block over `sequence.tokens`, in place; neither linear1's nor linear2's whole input is made."""
+    """A single-stream block over `sequence.tokens`, in place; linear1's whole output is never made."""
     hidden, heads = block.hidden_size, block.heads
     q_weight, k_weight = (norm_weight(each, sequence.tokens.dtype) for each in (block.q_norm, block.k_norm))
     sequence.begin(partial(_single_keys_values, block, modulation), k_weight)
@@ -149,21 +156,20 @@ def run_single(block: SingleStreamBlock, sequence: Sequence, modulation: Modulat
     sequence.kv.finish()
     for span in sequence.spans:
         x = span.of(sequence.tokens)
-        h = ops.modulated_norm(x, modulation.shift, modulation.scale)
+        h = normed_for(block.linear1, x, modulation)
         q = linear_rows(block.linear1, h, 0, hidden).unflatten(-1, (heads, -1))
         attended = sequence.attend(span, q, q_weight)
         both = x.new_empty(*x.shape[:2], block.linear2.in_features)
         both[..., :hidden] = attended
         del q, attended
-        both[..., hidden:] = ops.gelu_tanh_(linear_rows(block.linear1, h, 3 * hidden, block.linear1.out_features))
+        linear_rows_into(both[..., hidden:], block.linear1, h, 3 * hidden)
         del h
-        ops.gated_residual_(x, block.linear2(both), modulation.gate)
+        add_linear_(x, block.linear2, gelu_for(block.linear2, both, hidden), modulation.gate)
         del both
 
 
 def _single_keys_values(block: SingleStreamBlock, modulation: Modulation, x: Tensor) -> tuple[Tensor, Tensor]:
-    hidden = block.hidden_size
-    h = ops.modulated_norm(x, modulation.shift, modulation.scale)
+    h, hidden = normed_for(block.linear1, x, modulation), block.hidden_size
     k, v = linear_rows(block.linear1, h, hidden, 3 * hidden).unflatten(-1, (2, block.heads, -1)).unbind(2)
     return k, v
 
@@ -173,26 +179,21 @@ class _Stream:
     """One stream's weights of a double block."""
 
     heads: int
+    hidden: int
     qkv: nn.Module
     q_norm: nn.Module
     k_norm: nn.Module
     proj: nn.Module
-    mlp: nn.Module
+    fc1: nn.Module
+    fc2: nn.Module
 
-    def queries(self, h: Tensor) -> Tensor:
-        return linear_rows(self.qkv, h, 0, h.shape[-1]).unflatten(-1, (self.heads, -1))
+    def queries(self, h: Tokens) -> Tensor:
+        return linear_rows(self.qkv, h, 0, self.hidden).unflatten(-1, (self.heads, -1))
 
     def keys_values(self, modulation: Modulation, x: Tensor) -> tuple[Tensor, Tensor]:
-        h = ops.modulated_norm(x, modulation.shift, modulation.scale)
-        rows = h.shape[-1]
-        k, v = linear_rows(self.qkv, h, rows, 3 * rows).unflatten(-1, (2, self.heads, -1)).unbind(2)
+        h = normed_for(self.qkv, x, modulation)
+        k, v = linear_rows(self.qkv, h, self.hidden, 3 * self.hidden).unflatten(-1, (2, self.heads, -1)).unbind(2)
         return k, v
-
-    def q_weight(self, dtype: torch.dtype) -> Tensor | None:
-        return norm_weight(self.q_norm, dtype)
-
-    def k_weight(self, dtype: torch.dtype) -> Tensor | None:
-        return norm_weight(self.k_norm, dtype)
 
 
 def norm_weight(norm: nn.Module, dtype: torch.dtype) -> Tensor | None:
@@ -202,5 +203,5 @@ def norm_weight(norm: nn.Module, dtype: torch.dtype) -> Tensor | None:
 
 def _stream(block: DoubleStreamBlock, is_video: bool) -> _Stream:
     name = "img" if is_video else "txt"
-    parts = (f"{name}_attn_qkv", f"{name}_attn_q_norm", f"{name}_attn_k_norm", f"{name}_attn_proj", f"{name}_mlp")
-    return _Stream(block.heads, *(getattr(block, part) for part in parts))
+    parts = ("attn_qkv", "attn_q_norm", "attn_k_norm", "attn_proj", "mlp.fc1", "mlp.fc2")
+    return _Stream(block.heads, block.hidden_size, *(block.get_submodule(f"{name}_{part}") for part in parts))

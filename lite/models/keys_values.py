@@ -23,6 +23,10 @@ Sample = Callable[[], tuple[Tensor, Tensor]]
 class KeysValues(Protocol):
     """For each block: `begin`, `keep` each span once, `finish`; then `attend` with the Q of each span."""
 
+    @property
+    def nbytes(self) -> int:
+        """What the buffers take."""
+
     def begin(self, sample: Sample) -> None:
         """A new block; `sample` is called where means are needed."""
 
@@ -44,6 +48,10 @@ class PlainKeysValues:
     v: Tensor
     attention: Attention
     shift: Tensor | None = None
+
+    @property
+    def nbytes(self) -> int:
+        return sum(each.numel() * each.element_size() for each in (self.k, self.v))
 
     def begin(self, sample: Sample) -> None:
         if self.attention.kernel == "sage":
@@ -72,6 +80,10 @@ class QuantizedKeysValues:
     """K and V in 8 bits for our kernel: 2 bytes for both (V in fp16: 3) instead of 4."""
 
     kv: QuantizedKV
+
+    @property
+    def nbytes(self) -> int:
+        return self.kv.nbytes
 
     def begin(self, sample: Sample) -> None:
         quantized_attention.set_means_(self.kv, *sample())

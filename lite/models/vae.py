@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ...errors import ConfigError
+from ...kernels import ops
 from ...quantize.architecture import VaeConfig
 from ..tiling import SPACE_RATIO, TIME_RATIO, TileSpec
 from . import vae_tiles
@@ -101,7 +102,7 @@ class Encoder(nn.Module):
         for block in self.down_blocks:
             x = block(x)
         x = self.mid_block(x)
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
+        return self.conv_out(norm_silu(self.conv_norm_out, x))
 
 
 class Decoder(nn.Module):
@@ -126,7 +127,7 @@ class Decoder(nn.Module):
         x = self.mid_block(x)
         for block in self.up_blocks:
             x = block(x)
-        return self.conv_out(F.silu(self.conv_norm_out(x)))
+        return self.conv_out(norm_silu(self.conv_norm_out, x))
 
 
 class DownBlock(nn.Module):
@@ -184,8 +185,8 @@ class ResnetBlock(nn.Module):
         self.conv_shortcut = CausalConv3d(c_in, c_out, kernel=1) if c_in != c_out else None
 
     def forward(self, x: Tensor) -> Tensor:
-        h = self.conv1(F.silu(self.norm1(x)))
-        h = self.conv2(F.silu(self.norm2(h)))
+        h = self.conv1(norm_silu(self.norm1, x))
+        h = self.conv2(norm_silu(self.norm2, h))
         return (x if self.conv_shortcut is None else self.conv_shortcut(x)) + h
 
 
@@ -263,6 +264,11 @@ class CausalConv3d(nn.Module):
         if any(self.padding):
             x = F.pad(x, self.padding, mode="replicate")
         return self.conv(x)
+
+
+def norm_silu(norm: nn.GroupNorm, x: Tensor) -> Tensor:
+    """SiLU(norm(x)) in one operation."""
+    return ops.group_norm_silu(x, norm.weight, norm.bias, norm.num_groups, norm.eps)
 
 
 def _check_video(video: Tensor, channels: int) -> None:

@@ -19,6 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ...kernels import ops
 from .vae import AutoencoderKLCausal3D, CausalConv3d, ResnetBlock, UpBlock, Upsample
 
 DEFAULT_CHUNK_BYTES = 32 << 20
@@ -124,22 +125,18 @@ def convolved(conv: CausalConv3d, chunks: Iterator[Tensor]) -> Iterator[Tensor]:
 def normed(norm: nn.GroupNorm, source: FrameMap) -> Iterator[Tensor]:
     """SiLU(GroupNorm(map)) in chunks; the statistics span all frames and are fp32, as the norm's own are."""
     mean, variance = _group_statistics(norm.num_groups, source)
-    scale = torch.rsqrt(variance + norm.eps).repeat_interleave(norm.num_channels // norm.num_groups, dim=1)
-    shift = mean.repeat_interleave(norm.num_channels // norm.num_groups, dim=1)
-    scale = scale * norm.weight.float()
-    shift = norm.bias.float() - shift * scale
+    scale, shift = ops.scale_shift(mean, variance, norm.weight, norm.bias, norm.eps)
     for chunk in source.chunks():
-        wide = chunk.to(torch.float32, copy=True).mul_(_per_channel(scale)).add_(_per_channel(shift))
-        yield F.silu(wide, inplace=True).to(chunk.dtype)
+        yield ops.scale_shift_silu(chunk, scale, shift)
 
 
 def _group_statistics(groups: int, source: FrameMap) -> tuple[Tensor, Tensor]:
     """Mean and variance of each group [B, G], merged from chunk to chunk (Chan et al. 1979)."""
     count, mean, squares = 0, torch.zeros(()), torch.zeros(())
     for chunk in source.chunks():
-        flat = chunk.flatten(1).unflatten(1, (groups, -1)).float()
-        part_variance, part_mean = torch.var_mean(flat, dim=2, correction=0)
-        part, total = flat.shape[2], count + flat.shape[2]
+        part_mean, part_variance = ops.group_moments(chunk, groups)
+        part = chunk[0].numel() // groups
+        total = count + part
         if count == 0:
             mean, squares = part_mean, part_variance * part
         else:
@@ -161,7 +158,3 @@ def _collected(chunks: Iterator[Tensor], lengths: tuple[int, ...]) -> HeldMap:
         start += chunk.shape[2]
     assert frames is not None
     return HeldMap(frames, lengths)
-
-
-def _per_channel(values: Tensor) -> Tensor:
-    return values[:, :, None, None, None]

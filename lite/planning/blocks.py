@@ -89,6 +89,7 @@ def make_step(model: ModelSizes, work: Work, machine: Machine, chunk: int) -> St
         w=machine.w,
         scheme=model.scheme if model.streamable else plain,
         guided=work.guided,
+        attention=machine.attention,
     )
 
 

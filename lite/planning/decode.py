@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import Protocol
 
 from ...quantize.architecture import VaeConfig
 from ..tiling import SPACE_RATIO, TIME_RATIO, AxisTiles, TileSpec, space_tiles, time_tiles
@@ -60,6 +61,30 @@ def official_tile(config: VaeConfig) -> TileSpec:
     """The tile geometry of the official code for this VAE."""
     size = config.sample_size // SPACE_RATIO
     return TileSpec(height=size, width=size, frames=config.sample_tsize // TIME_RATIO)
+
+
+def whole_tile(height: int, width: int, frames: int) -> TileSpec:
+    """One tile of the size of the video, given in pixels and frames."""
+    latent_frames = (frames - 1) // TIME_RATIO + 1
+    return TileSpec(height=height // SPACE_RATIO, width=width // SPACE_RATIO, frames=latent_frames, overlap=0.0)
+
+
+class StoredVae(Protocol):
+    """What a plan of the decode alone needs of a model."""
+
+    @property
+    def vae_config(self) -> VaeConfig: ...
+
+    @property
+    def vae_elements(self) -> int: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class VaeSizes:
+    """A VAE on its own, for latents that are decoded later."""
+
+    vae_config: VaeConfig
+    vae_elements: int
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -11,6 +11,7 @@ from functools import lru_cache
 
 from ...quantize.architecture import TransformerConfig
 from . import operators as op
+from .attention import SIXTEEN_BIT, kv_bytes
 from .types import Moment
 
 LATENT_RATIO = (4, 8, 8)  # frames, rows and columns of the video behind one of the latents
@@ -22,7 +23,8 @@ TOKEN_CHUNKS = (8192, 4096, 2048, 1024)  # the first is the default; more saves 
 class Step:
     """The size of a denoise step. `w`: bytes of an activation element; `scheme`: how the blocks' weights are stored.
 
-    `guided`: classifier-free guidance runs a second prompt, with a modulation table of its own.
+    `guided`: classifier-free guidance runs a second prompt, with a modulation table of its own. `attention`: one of
+    `KV_WIDTHS`.
     """
 
     config: TransformerConfig
@@ -35,6 +37,7 @@ class Step:
     w: int = 2
     scheme: str = "bf16"
     guided: bool = False
+    attention: str = SIXTEEN_BIT
 
     @property
     def latent_count(self) -> int:
@@ -102,7 +105,8 @@ def _kept_bytes(step: Step) -> int:
 
 def _sequence_bytes(step: Step) -> int:
     """All tokens, and K and V of all tokens."""
-    return 3 * step.tokens * step.config.hidden_size * step.w
+    hidden, heads = step.config.hidden_size, step.config.heads_num
+    return step.tokens * hidden * step.w + kv_bytes(step.attention, step.tokens, hidden, heads, step.w, step.chunk)
 
 
 def _patches(step: Step) -> Moment:
@@ -137,8 +141,7 @@ def _double_block(step: Step) -> Iterator[Moment]:
     yield Moment("double block: attention", 2 * part + attention.peak)
     yield Moment("double block: projection", 2 * part + op.linear(n, hidden, hidden, w, step.scheme).peak)
     yield Moment("double block: MLP up", part + op.linear(n, inner, hidden, w, step.scheme).peak)
-    yield Moment("double block: GELU", part + w * n * inner + op.gelu_tanh(n, inner, w).peak)
-    yield Moment("double block: MLP down", part + w * n * inner + op.linear(n, hidden, inner, w, step.scheme).peak)
+    yield Moment("double block: MLP down", w * n * inner + op.linear(n, hidden, inner, w, step.scheme).peak)
 
 
 def _single_block(step: Step) -> Iterator[Moment]:

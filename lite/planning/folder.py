@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -27,17 +28,17 @@ TEXT_FIELDS = ("hidden_size", "intermediate_size", "num_attention_heads", "num_h
 UNUSED_LAYERS = 2  # the transformer reads hidden_states[-3]
 
 
-def stored_folder(root: Path) -> tuple[StoredModel, bool]:
-    """The model in `root`, and whether its blocks can be streamed. Raises CheckpointError naming what is wrong."""
-    files = locate(root)
+def stored_folder(model: Path | ModelFiles, config: Mapping[str, Any] | None = None) -> tuple[StoredModel, bool]:
+    """The model, and whether its blocks can be streamed; `config` as for `load_transformer`. Raises CheckpointError."""
+    files = model if isinstance(model, ModelFiles) else locate(model)
     with (
-        open_transformer(files) as transformer,
+        open_transformer(files, config=config) as transformer,
         open_text_encoder(files) as text,
         open_text_encoder_2(files) as clip,
         open_vae(files) as vae,
     ):
         stored = StoredModel(
-            name=load_card(root).name,
+            name=load_card(files.root).name,
             transformer=_part(transformer),
             text_encoder=_used_layers(_part(text), text),
             text_encoder_2=_part(clip),

@@ -52,12 +52,10 @@ class _Walk:
     def plain(self, frames: int) -> int:
         return self.source.of(frames=frames).nbytes(self.w)
 
-    def wide(self, frames: int) -> int:
-        return self.source.of(frames=frames).nbytes(op.FP32)
-
-    def normed(self, frames: int) -> int:
-        """The norm's result: in fp32 it is the wide copy itself."""
-        return 0 if self.w == op.FP32 else self.plain(frames)
+    def norming(self, frames: int) -> int:
+        """While the norm runs: a copy in fp32 and the result, which in fp32 is that copy itself."""
+        wide = 0 if self.w == op.FP32 else self.source.of(frames=frames).nbytes(op.FP32)
+        return wide + self.plain(frames)
 
     def extended(self, frames: int) -> int:
         return self.plain(frames + CONTEXT_FRAMES)
@@ -74,18 +72,16 @@ class _Walk:
 
     def waiting(self, p: int) -> int:
         """What a paused walk still holds of chunk p, its result among it."""
-        return self.wide(p) + self.normed(p) + self.context + self.padded(p) + self.out(p)
+        return self.plain(p) + self.context + self.padded(p) + self.out(p)
 
     def moments(self, p: int, c: int) -> Iterator[int]:
         """Chunk c on its way, the result of chunk p (0: there is none) still there."""
         before = self.out(p) if p else 0
-        current = self.wide(c) + self.normed(c)
+        yield self.norming(c) + (self.waiting(p) if p else 0)
         if p:
-            yield self.waiting(p) + self.wide(c)
-            yield current + self.normed(p) + self.context + self.padded(p) + before
-            yield current + self.context + self.padded(p) + self.extended(c) + before
-        yield current + self.extended(c) + self.context + self.padded(c) + before
-        yield current + self.context + self.padded(c) + self.out(c) + before
+            yield self.plain(c) + self.context + self.padded(p) + self.extended(c) + before
+        yield self.plain(c) + self.extended(c) + self.context + self.padded(c) + before
+        yield self.plain(c) + self.context + self.padded(c) + self.out(c) + before
 
 
 def _walk(source: Map, out_channels: int, lengths: Sequence[int], w: int) -> int:

@@ -35,6 +35,11 @@ def parse_bytes(option: str, text: str) -> int:
     return nbytes
 
 
+def parse_limit(option: str, text: str | None) -> int | None:
+    """`parse_bytes`, None for an option that was left out."""
+    return None if text is None else parse_bytes(option, text)
+
+
 def gib(nbytes: int) -> str:
     """Bytes in GiB, with two digits."""
     return f"{nbytes / (1 << 30):.2f} GiB"

@@ -6,9 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
+from typing import Any
 
 from ...quantize.architecture import TransformerConfig, VaeConfig
 from ...quantize.presets import PRESETS, StoredModel, StoredPart, stored_preset
+from ...quantize.readers.locate import ModelFiles
 
 BLOCK_KINDS = ("double_blocks", "single_blocks")
 NF4_BYTES = 0.5 + 4 / 64  # a code, and an fp32 scale for 64 of them (the second quantization is undone at loading)
@@ -43,13 +45,16 @@ class ModelSizes:
     largest_elements: int  # of the transformer's tensors
 
 
-def plan_model(model: Path | str) -> ModelSizes:
-    """The sizes of a preset or of a model folder. No weight is read. ConfigError, CheckpointError."""
+def plan_model(model: Path | str | ModelFiles, config: Mapping[str, Any] | None = None) -> ModelSizes:
+    """The sizes of a preset or of a model. No weight is read. ConfigError, CheckpointError.
+
+    `config`: official transformer field names, completing what a model's files do not say.
+    """
     if str(model) in PRESETS:
         return model_sizes(stored_preset(str(model)), streamable=True)
     from .folder import stored_folder
 
-    stored, streamable = stored_folder(Path(model))
+    stored, streamable = stored_folder(Path(model) if isinstance(model, str) else model, config)
     return model_sizes(stored, streamable=streamable)
 
 

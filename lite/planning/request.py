@@ -4,16 +4,19 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from ...errors import ConfigError
 from ...quantize.presets import PRESETS
 from ..card import OFFICIAL_CARD, ModelCard, demo_root, load_card
 from ..plan import plan_memory
 from ..request.sizes import check_frames, check_side, size_by_name
-from .gpus import Gpu, find_gpu
-from .limits import parse_bytes
+from .caps_table import caps_table
+from .gpus import find_gpu
+from .limits import parse_limit
+from .machine import MemoryLimits, machine_of
 from .model import plan_model
-from .types import DEFAULT_RAM_LIMIT_BYTES, Machine, MemoryPlan, Work
+from .types import Machine, MemoryPlan, Work
 
 MAX_STEPS = 1000
 
@@ -44,6 +47,16 @@ def make_plan(options: PlanOptions) -> MemoryPlan:
     return plan_memory(plan_model(options.model or demo_root()), work, machine, tier=options.tier)
 
 
+def make_caps_table(options: PlanOptions) -> str:
+    """The plans of one video under falling caps, as Markdown. Raises ConfigError and CheckpointError."""
+    limits = MemoryLimits(ram_bytes=parse_limit("--ram-limit", options.ram_limit))
+    gpu = None if options.gpu is None else find_gpu(options.gpu)
+    work = _work(options, _card(options.model))
+    return caps_table(
+        plan_model(options.model or demo_root()), work, Machine(vram_bytes=0, ram_bytes=limits.ram, gpu=gpu)
+    )
+
+
 def _card(model: str | None) -> ModelCard:
     if model in PRESETS:
         return OFFICIAL_CARD
@@ -69,34 +82,22 @@ def _work(options: PlanOptions, card: ModelCard) -> Work:
 
 def choose_machine(options: PlanOptions) -> Machine:
     """The card named, else the one that is there, else (no limit given for one) the CPU."""
-    ram = DEFAULT_RAM_LIMIT_BYTES if options.ram_limit is None else parse_bytes("--ram-limit", options.ram_limit)
-    limit = None if options.vram_limit is None else parse_bytes("--vram-limit", options.vram_limit)
-    if options.device == "cpu":
-        if limit is not None or options.gpu is not None:
-            raise ConfigError("--device cpu: a CPU has no --gpu and no --vram-limit", hint="--ram-limit is its limit")
-        return Machine(vram_bytes=0, ram_bytes=ram)
-    gpu = find_gpu(options.gpu) if options.gpu else None if limit is not None else _present_gpu(options.device)
-    if gpu is None:
-        return Machine(vram_bytes=limit or 0, ram_bytes=ram)
-    return Machine(vram_bytes=min(gpu.memory_bytes, limit or gpu.memory_bytes), ram_bytes=ram, gpu=gpu)
-
-
-def _present_gpu(device: str) -> Gpu | None:
-    """The card of this machine with its own memory, and the table's rates where its name is in it."""
+    limits = MemoryLimits(
+        parse_limit("--vram-limit", options.vram_limit), parse_limit("--ram-limit", options.ram_limit)
+    )
+    if options.device == "cpu" and (limits.vram_bytes is not None or options.gpu is not None):
+        raise ConfigError("--device cpu: a CPU has no --gpu and no --vram-limit", hint="--ram-limit is its limit")
+    if options.gpu is not None:
+        gpu = find_gpu(options.gpu)
+        vram = min(gpu.memory_bytes, limits.vram_bytes or gpu.memory_bytes)
+        return Machine(vram_bytes=vram, ram_bytes=limits.ram, gpu=gpu)
+    if limits.vram_bytes is not None:
+        return Machine(vram_bytes=limits.vram_bytes, ram_bytes=limits.ram)
     from ..device import probe_device
 
-    info = probe_device(device)
-    if not info.is_cuda:
-        return None
-    try:
-        known = find_gpu(info.name)
-    except ConfigError:
-        return Gpu(info.name, info.total_bytes, info.capability)
-    return Gpu(
-        info.name,
-        info.total_bytes,
-        info.capability,
-        known.bandwidth_bytes_per_s,
-        known.link_bytes_per_s,
-        known.tensor_flops,
-    )
+    return machine_of(probe_device(options.device), limits)
+
+
+def plan(**options: Any) -> MemoryPlan:
+    """What a video takes, before a weight is read: the fields of PlanOptions, as in plan(frames=65, gpu="RTX 4070")."""
+    return make_plan(PlanOptions(**options))

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..tiling import TileSpec
 from .blocks import Arrangement
-from .decode import Decode, decode_moment, host_moment, official_tile
+from .decode import Decode, StoredVae, decode_moment, host_moment, official_tile, whole_tile
 from .model import ModelSizes
 from .text import text_moments
 from .time import copy_seconds, decode_seconds, read_seconds, step_seconds
@@ -32,23 +32,22 @@ def plan_stages(
         _text(model, machine),
         _modulation(model, machine, chosen),
         _denoise(model, work, machine, chosen),
-        _decode(model, machine, decode),
+        decode_stage(model, machine, decode),
         _write(work, machine),
     )
 
 
-def choose_decode(model: ModelSizes, work: Work, machine: Machine) -> Decode:
+def choose_decode(model: StoredVae, work: Work, machine: Machine) -> Decode:
     """The first tile of the list that fits; the last one where none does."""
     for decode in _decodes(model, work, machine):
-        stage = _decode(model, machine, decode)
+        stage = decode_stage(model, machine, decode)
         if fits_device(stage.vram_bytes, machine) and stage.ram_bytes <= machine.ram_bytes:
             break
     return decode
 
 
-def _decodes(model: ModelSizes, work: Work, machine: Machine) -> Iterator[Decode]:
-    official = official_tile(model.vae_config)
-    for tile, lean in ((official, False), (official, True), *((tile, True) for tile in SMALL_TILES)):
+def _decodes(model: StoredVae, work: Work, machine: Machine) -> Iterator[Decode]:
+    for tile, lean in _tiles(model, work):
         yield Decode(
             config=model.vae_config,
             height=work.height,
@@ -58,6 +57,15 @@ def _decodes(model: ModelSizes, work: Work, machine: Machine) -> Iterator[Decode
             w=machine.w,
             lean=lean,
         )
+
+
+def _tiles(model: StoredVae, work: Work) -> Iterator[tuple[TileSpec, bool]]:
+    """Tiles in order of preference, each with whether it is decoded in chunks of time."""
+    first = official_tile(model.vae_config) if work.tiled else whole_tile(work.height, work.width, work.frames)
+    yield first, False
+    yield first, True
+    if work.tiled:
+        yield from ((tile, True) for tile in SMALL_TILES)
 
 
 def _stage(
@@ -70,15 +78,22 @@ def _stage(
 
 
 def text_by_layer(model: ModelSizes, machine: Machine) -> bool:
-    """Whether the language model must go through the device layer by layer."""
+    """Whether the language model must go through the device layer by layer; on a CPU, where the RAM limit says so."""
     whole, _ = text_moments(model, machine.w)
+    if machine.on_cpu:
+        return machine.host_base_bytes + _embedding_bytes(model, machine) + whole.nbytes > machine.ram_bytes
     return not fits_device(whole.nbytes, machine)
+
+
+def _embedding_bytes(model: ModelSizes, machine: Machine) -> int:
+    """Host memory of the language model's table of embeddings while it is loaded."""
+    return int(LOADING_COPIES * model.embedding_elements * machine.w)
 
 
 def _text(model: ModelSizes, machine: Machine) -> Stage:
     whole, by_layer = text_moments(model, machine.w)
     moment = by_layer if text_by_layer(model, machine) else whole
-    loading = int(LOADING_COPIES * model.embedding_elements * machine.w)
+    loading = _embedding_bytes(model, machine)
     return _stage("text", machine, moment, 0, loading, model.text_bytes, read_seconds(model.text_bytes))
 
 
@@ -97,7 +112,8 @@ def _denoise(model: ModelSizes, work: Work, machine: Machine, chosen: Arrangemen
     return _stage("denoise", machine, chosen.peak, chosen.device_bytes, host, streamed, seconds)
 
 
-def _decode(model: ModelSizes, machine: Machine, decode: Decode) -> Stage:
+def decode_stage(model: StoredVae, machine: Machine, decode: Decode) -> Stage:
+    """The VAE, tile by tile, and what of the frames is in host memory."""
     weights = model.vae_elements * machine.w
     host = host_moment(decode).nbytes + _encoder_bytes(decode.height, decode.width)
     return _stage("decode", machine, decode_moment(decode), weights, host, 0, decode_seconds(decode, machine.gpu))

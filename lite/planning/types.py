@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from ..streaming.tiers import TierCounts
 from ..tiling import TileSpec
 from . import operators as op
+from .attention import SIXTEEN_BIT
 from .gpus import Gpu
 
 MIB, GIB = 1 << 20, 1 << 30
@@ -35,23 +36,31 @@ class Moment:
 
 @dataclass(frozen=True, kw_only=True)
 class Work:
-    """What is to be made. `guided`: classifier-free guidance runs two prompts a step."""
+    """What is to be made.
+
+    `guided`: classifier-free guidance runs two prompts a step. `tiled`: the decode may cut the video into tiles.
+    """
 
     height: int
     width: int
     frames: int
     steps: int
     guided: bool = False
+    tiled: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)
 class Machine:
-    """What it may use. `vram_bytes` 0: no graphics card, everything runs on the CPU in fp32. `gpu`: rates, if known."""
+    """What it may use. `vram_bytes` 0: no graphics card, everything runs on the CPU in fp32. `gpu`: rates, if known.
+
+    `attention`: how its kernel keeps K and V, one of `attention.KV_WIDTHS`.
+    """
 
     vram_bytes: int
     ram_bytes: int = DEFAULT_RAM_LIMIT_BYTES
     pinned_bytes: int = PINNED_LIMIT_BYTES
     gpu: Gpu | None = None
+    attention: str = SIXTEEN_BIT
 
     @property
     def on_cpu(self) -> bool:

@@ -128,6 +128,8 @@ def _streamed_text(plan: MemoryPlan) -> str:
 
 def tile_text(plan: MemoryPlan) -> str:
     """How the decode goes, and whether its pixels are the official ones."""
+    if not plan.work.tiled:
+        return "decoded in one tile" + (", in chunks of time" if plan.lean_decode else "")
     tile = f"tiles of {plan.tile.frames + 1}x{plan.tile.height}x{plan.tile.width} latents"
     if plan.official_tile:
         return f"{tile} (official)" + (", in chunks of time" if plan.lean_decode else "")

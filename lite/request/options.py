@@ -46,9 +46,15 @@ class GenerateOptions:
     vae_tiling: bool = True
     precision: str | None = None
     device: str = "auto"
+    wait: bool = True
     threads: int | None = None
     tier: str = "auto"
+    linear: str = "auto"
     attention: str = "auto"
+    on_nonfinite: str = "stop"
+    prompt_cache: bool = True
+    vram_limit: str | None = None
+    ram_limit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -69,9 +75,15 @@ class RerunOptions:
     use_fp8: bool = False
     precision: str | None = None
     device: str = "auto"
+    wait: bool = True
     threads: int | None = None
     tier: str = "auto"
+    linear: str = "auto"
     attention: str = "auto"
+    on_nonfinite: str = "stop"
+    prompt_cache: bool = True
+    vram_limit: str | None = None
+    ram_limit: str | None = None
 
 
 @dataclass(frozen=True)
@@ -92,4 +104,8 @@ class DecodeOptions:
     vae_tiling: bool = True
     precision: str | None = None
     device: str = "auto"
+    wait: bool = True
     threads: int | None = None
+    on_nonfinite: str = "stop"
+    vram_limit: str | None = None
+    ram_limit: str | None = None

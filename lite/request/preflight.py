@@ -14,6 +14,7 @@ from ..card import ModelCard, load_card
 from ..config import GenerateConfig, GenerateRequest
 from ..fingerprint import model_fingerprint
 from ..output.encoding import VideoEncoding
+from ..planning.limits import parse_limit
 from .existing import Before, look_before, saved_seed
 from .model_choice import ModelChoice, choose_model
 from .naming import chosen_name, free_name, numbered
@@ -36,8 +37,11 @@ class Prepared:
     needed_bytes: int
 
 
-def prepare(options: GenerateOptions) -> tuple[list[Prepared], list[str]]:
-    """The videos to make and what the user should know; raises ConfigError, CheckpointError or DiskError."""
+def prepare(options: GenerateOptions, *, makes_folder: bool = False) -> tuple[list[Prepared], list[str]]:
+    """The videos to make and what the user should know; raises ConfigError, CheckpointError or DiskError.
+
+    `makes_folder`: the folder of the output need not be there yet, as with --save-path.
+    """
     prompt = _prompt(options)
     check_consistency(options)
     choice = choose_model(
@@ -49,7 +53,7 @@ def prepare(options: GenerateOptions) -> tuple[list[Prepared], list[str]]:
     encoding = choose_encoding(options.output, options.crf, lossless=options.lossless, png=options.png)
     first = _request(options, choice, config, encoding)
     fingerprint = partial(model_fingerprint, choice.files, first.model_config)
-    makes_folder = options.output is None
+    makes_folder = makes_folder or options.output is None
     prepared = [prepare_one(each, card, fingerprint, makes_folder=makes_folder) for each in _each(options, first)]
     check_disk(prepared[0].request.output.parent, sum(each.needed_bytes for each in prepared))
     return prepared, notes + config_notes(config, card)
@@ -176,9 +180,15 @@ def _request(
         preview_every=DEFAULT_PREVIEW_EVERY if options.preview and every is None else every,
         precision=options.precision,
         device=options.device,
+        wait=options.wait,
         threads=options.threads,
         tier=options.tier,
+        linear=options.linear,
         attention=options.attention,
+        on_nonfinite=options.on_nonfinite,
+        prompt_cache=options.prompt_cache,
+        vram_limit_bytes=parse_limit("--vram-limit", options.vram_limit),
+        ram_limit_bytes=parse_limit("--ram-limit", options.ram_limit),
     )
 
 

@@ -13,6 +13,7 @@ from ..config import DecodeRequest, GenerateConfig, GenerateRequest
 from ..fingerprint import model_fingerprint
 from ..output.encoding import VideoEncoding
 from ..output.video_read import describe_existing, read_settings
+from ..planning.limits import parse_limit
 from ..state.latents_file import read_latents_note
 from .model_choice import choose_model
 from .naming import STATE_SUFFIX
@@ -43,9 +44,15 @@ def prepare_rerun(options: RerunOptions) -> Prepared:
         keep_latents=options.keep_latents,
         precision=options.precision or TORCH_PRECISIONS.get(str(settings.get("precision"))),
         device=options.device,
+        wait=options.wait,
         threads=options.threads,
         tier=options.tier,
+        linear=options.linear,
         attention=options.attention,
+        on_nonfinite=options.on_nonfinite,
+        prompt_cache=options.prompt_cache,
+        vram_limit_bytes=parse_limit("--vram-limit", options.vram_limit),
+        ram_limit_bytes=parse_limit("--ram-limit", options.ram_limit),
     )
     fingerprint = model_fingerprint(choice.files, request.model_config)
     _check_same_model(settings, fingerprint, options.video)
@@ -77,8 +84,12 @@ def prepare_decode(options: DecodeOptions) -> DecodeRequest:
         fps=options.fps,
         tiled=options.vae_tiling,
         device=options.device,
+        wait=options.wait,
         precision=options.precision,
         threads=options.threads,
+        on_nonfinite=options.on_nonfinite,
+        vram_limit_bytes=parse_limit("--vram-limit", options.vram_limit),
+        ram_limit_bytes=parse_limit("--ram-limit", options.ram_limit),
     )
     _check_same_model(note.settings, model_fingerprint(choice.files, request.model_config), options.latents)
     check_output(request.output, config, encoding)

@@ -40,12 +40,21 @@ def _places(request: GenerateRequest) -> list[str]:
         ("--precision", request.precision),
         ("--preview-every", request.preview_every),
         ("--threads", request.threads),
+        ("--vram-limit", _amount(request.vram_limit_bytes)),
+        ("--ram-limit", _amount(request.ram_limit_bytes)),
     ):
         words += [] if value is None else [f"{option}={value}"]
     encoding = request.encoding
     words += ["--png"] if encoding.kind == "png" else []
     words += [] if encoding.kind != "h264" or encoding.crf == 17 else ["--crf", str(encoding.crf)]
     words += ["--keep-latents"] if request.keep_latents else []
+    words += [] if request.prompt_cache else ["--no-prompt-cache"]
     words += [] if request.tier == "auto" else [f"--tier={request.tier}"]
+    words += [] if request.on_nonfinite == "stop" else [f"--on-nonfinite={request.on_nonfinite}"]
+    words += [] if request.linear == "auto" else [f"--linear={request.linear}"]
     words += [] if request.attention == "auto" else [f"--attention={request.attention}"]
     return words + ([] if request.device == "auto" else [f"--device={request.device}"])
+
+
+def _amount(nbytes: int | None) -> str | None:
+    return None if nbytes is None else f"{nbytes}B"

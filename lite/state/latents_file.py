@@ -35,7 +35,7 @@ class LatentsNote:
 
 def write_latents(path: Path, latents: torch.Tensor, note: LatentsNote) -> None:
     """Write latents of any float dtype, bit for bit; whenever this is killed, `path` holds the old file or the new."""
-    data = _bytes(latents.detach().cpu())
+    data = tensor_bytes(latents.detach().cpu())
     metadata = {
         "settings": settings_to_text(note.settings),
         "fingerprint": note.fingerprint,
@@ -44,7 +44,7 @@ def write_latents(path: Path, latents: torch.Tensor, note: LatentsNote) -> None:
     shape, dtype = list(latents.shape), _DTYPE_NAMES[str(latents.dtype).removeprefix("torch.")]
     metadata["sha256"] = _checksum(metadata, shape, data)
     entry = {"dtype": dtype, "shape": shape, "data_offsets": [0, len(data)]}
-    write_atomic(path, [_packed({"__metadata__": metadata, _TENSOR: entry}), data])
+    write_atomic(path, [pack_header({"__metadata__": metadata, _TENSOR: entry}), data])
 
 
 def read_latents(path: Path | str) -> tuple[torch.Tensor, LatentsNote]:
@@ -52,7 +52,7 @@ def read_latents(path: Path | str) -> tuple[torch.Tensor, LatentsNote]:
     with open_safetensors(path) as file:
         note = _note(file)
         latents = file.read(_TENSOR)
-        if _checksum(file.metadata, list(latents.shape), _bytes(latents)) != file.metadata.get("sha256"):
+        if _checksum(file.metadata, list(latents.shape), tensor_bytes(latents)) != file.metadata.get("sha256"):
             raise CheckpointError(f"{file.path}: the latents do not match their checksum: damaged on disk")
     return latents, note
 
@@ -73,7 +73,8 @@ def _note(file: SafetensorsFile) -> LatentsNote:
     return LatentsNote(settings, file.metadata.get("fingerprint", ""), None if step == "all" else int(step))
 
 
-def _bytes(tensor: torch.Tensor) -> bytes:
+def tensor_bytes(tensor: torch.Tensor) -> bytes:
+    """The elements of a tensor on the CPU, in order."""
     import torch
 
     data: bytes = tensor.contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
@@ -86,7 +87,7 @@ def _checksum(metadata: dict[str, str], shape: list[int], data: bytes) -> str:
     return hashlib.sha256(json.dumps([*said, shape]).encode("ascii") + data).hexdigest()
 
 
-def _packed(header: dict[str, Any]) -> bytes:
+def pack_header(header: dict[str, Any]) -> bytes:
     """The start of a safetensors file: the length of the JSON, then the JSON, padded so that the data is aligned."""
     text = json.dumps(header, ensure_ascii=False).encode("utf-8")
     text += b" " * (-len(text) % 8)

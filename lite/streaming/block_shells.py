@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 
 from ...quantize.architecture import TransformerConfig
+from ..arithmetic import LinearArithmetic
 from ..models.blocks import DoubleStreamBlock, Modulate, SingleStreamBlock
-from ..models.linear import Arithmetic, QuantLinear, StoredLinear
+from ..models.linear import QuantLinear, StoredLinear
 from .block_files import BlockLayout
 
 BLOCK_CLASSES: dict[str, type[DoubleStreamBlock] | type[SingleStreamBlock]] = {
@@ -18,9 +19,7 @@ BLOCK_CLASSES: dict[str, type[DoubleStreamBlock] | type[SingleStreamBlock]] = {
 }
 
 
-def make_shell(
-    config: TransformerConfig, layout: BlockLayout, flat: Tensor, arithmetic: Arithmetic = "dequantize"
-) -> nn.Module:
+def make_shell(config: TransformerConfig, layout: BlockLayout, flat: Tensor, arithmetic: LinearArithmetic) -> nn.Module:
     """A block whose weights are what `flat` holds at the moment it runs. Its modulation is computed elsewhere."""
     with torch.device("meta"):
         block = BLOCK_CLASSES[layout.kind](config)
@@ -35,10 +34,10 @@ def make_shell(
     return block.eval()
 
 
-def _linear(views: Mapping[str, Tensor], name: str, arithmetic: Arithmetic) -> nn.Module:
+def _linear(views: Mapping[str, Tensor], name: str, arithmetic: LinearArithmetic) -> nn.Module:
     weight, scale = views[f"{name}.weight"], views.get(f"{name}.weight_scale")
     if scale is not None:
-        return QuantLinear(weight, scale, _fixed(views[f"{name}.bias"]), arithmetic)
+        return QuantLinear(weight, scale, _fixed(views[f"{name}.bias"]), arithmetic.of(weight.dtype))
     rows, columns = weight.shape
     return StoredLinear(columns, rows, device="meta")
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from ...errors import ConfigError
 from ...quantize.architecture import TransformerConfig
 from ...quantize.format import HvliteTransformer
+from ..arithmetic import DEQUANTIZE, LinearArithmetic
 from ..events import Listener
-from ..models.linear import Arithmetic
 from .block_files import BlockFile, BlockLayout
 from .block_reader import BlockReader, Source
 from .block_shells import make_shell
@@ -40,7 +40,7 @@ class StreamOptions:
     slots: int = 2
     ring: int = 2
     pinned_limit_bytes: int = PINNED_LIMIT_BYTES
-    arithmetic: Arithmetic = "dequantize"
+    arithmetic: LinearArithmetic = DEQUANTIZE
 
     def __post_init__(self) -> None:
         if self.slots < 2 or self.ring < 1:

@@ -14,6 +14,7 @@ from torch import nn
 from ...errors import ConfigError
 from ...quantize.format import HvliteTransformer
 from ...quantize.source import ModelFiles, check_finite, open_transformer
+from ..arithmetic import choose_arithmetic, kernel_capability
 from ..events import Listener, ignore
 from ..models.transformer import HunyuanVideoTransformer
 from .block_files import open_block_files
@@ -53,7 +54,7 @@ def open_streamed_transformer(
         files,
         spread_tiers(counts),
         queue or copy_device(device),
-        options or StreamOptions(),
+        options or StreamOptions(arithmetic=choose_arithmetic("auto", kernel_capability(device))),
         on_event,
     )
     return LoadedTransformer(outer, blocks)

@@ -70,6 +70,20 @@ def test_gelu_codes_are_those_of_the_reference(device, codes):
     assert (found.float() != wanted.float()).float().mean() < 0.002
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("codes", CODES)
+def test_codes_in_the_memory_of_their_values(device, codes, dtype):
+    """Two samples' chunks of a larger buffer: each row is read before it is written, its neighbours stay."""
+    buffer = tokens(device, (2, 9, 1500), dtype)
+    before = buffer.clone()
+    wanted, wanted_scale = kernel.quantize_tokens(before[:, 2:6], codes, 300)
+    scale = kernel.gelu_codes_(buffer[:, 2:6], codes, 300)
+    assert torch.equal(scale, wanted_scale)
+    assert torch.equal(buffer[:, 2:6].view(torch.uint8)[..., :1500], wanted.view(torch.uint8))
+    buffer[:, 2:6] = before[:, 2:6]
+    assert torch.equal(buffer, before)
+
+
 def test_channels_may_lie_apart(device):
     x = tokens(device, (40, 6), torch.bfloat16).t()
     found, scale = kernel.quantize_tokens(x, torch.int8)

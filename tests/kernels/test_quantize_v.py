@@ -44,7 +44,7 @@ def test_codes(device, variant, tokens):
 
 @each_variant
 def test_spans_come_to_one_scale(device, variant):
-    """The largest value is in the last span: the first ones are brought down, and only what is tiny is rounded twice."""
+    """The largest value is in the last span: the others are brought down; only what is tiny is rounded twice."""
     layout = KeyLayout((150, 30))
     v = normal((1, 180, 1, 64), device)
     v[:, 170] *= 100

@@ -30,7 +30,7 @@ def kernels_run(monkeypatch):
 
 
 def peak_bytes(attention: Attention, chunk: int) -> int:
-    """Tokens, K, V and what a chunk needs, of a double and a single block with int8 weights, as a CUDA card runs them."""
+    """Tokens, K, V and what a chunk needs, of a block of each kind with int8 weights, as a card runs them."""
     torch.set_default_dtype(torch.bfloat16)
     try:
         with FakeTensorMode(), torch.no_grad(), AllocationTracker() as memory:
@@ -56,11 +56,9 @@ def peak_bytes(attention: Attention, chunk: int) -> int:
 @pytest.mark.parametrize(("variant", "limit"), [(INT8_FP8, 1.75), (INT8_FP16, 2.1)], ids=["fp8", "fp16"])
 def test_step_at_720p(variant, limit):
     found = peak_bytes(Attention("hvlite", variant, "a test"), 8192)
-    print(f"{variant.name}: {found / GIB:.3f} GiB")
     assert found <= limit * GIB
 
 
 def test_eight_bits_save_half_of_k_and_v():
     exact, eight = (peak_bytes(each, 8192) for each in (EXACT, Attention("hvlite", INT8_FP8, "a test")))
-    print(f"{exact / GIB:.3f} {eight / GIB:.3f}")
     assert exact - eight >= 0.9 * 2 * (VIDEO + TEXT) * CONFIG.hidden_size

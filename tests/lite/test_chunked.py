@@ -11,10 +11,12 @@ from hvlite.kernels import ops, quantized_attention
 from hvlite.kernels.attention_variant import INT8_FP8, INT8_FP8_FP16, INT8_FP16, VARIANTS
 from hvlite.kernels.key_layout import KeyLayout
 from hvlite.kernels.quantized_kv import QuantizedKV
+from hvlite.kernels.reference import quantize_tokens
 from hvlite.lite.attention import EXACT, Attention
 from hvlite.lite.models.blocks import DoubleStreamBlock, SingleStreamBlock
 from hvlite.lite.models.chunked import Sequence, run_double, run_single, token_spans
 from hvlite.lite.models.keys_values import PlainKeysValues, QuantizedKeysValues
+from hvlite.lite.models.linear import QuantLinear
 from hvlite.lite.models.transformer import HunyuanVideoTransformer
 from hvlite.quantize.architecture import TransformerConfig
 
@@ -47,9 +49,7 @@ def sequence(
 ) -> Sequence:
     rope = model.rope(grid, torch.device("cpu"))
     video = rope.cos.shape[0]
-    made = Sequence.allocate(
-        CONFIG, tokens.shape[0], video, tokens.shape[1] - video, rope, tokens, chunk, attention
-    )
+    made = Sequence.allocate(CONFIG, tokens.shape[0], video, tokens.shape[1] - video, rope, tokens, chunk, attention)
     # An element that is read before it is written must show.
     if isinstance(made.kv, PlainKeysValues):
         made.kv.k.fill_(torch.nan)
@@ -84,6 +84,35 @@ def test_single_block(model, chunk):
     made = sequence(model, chunk, tokens)
     run_single(block, made, modulation)
     torch.testing.assert_close(made.tokens, block(tokens, modulation, made.rope), rtol=1e-5, atol=2e-5)
+
+
+@pytest.mark.parametrize("arithmetic", ["dequantize", "w8a8"])
+@pytest.mark.parametrize("codes", [torch.int8, torch.float8_e4m3fn])
+@torch.no_grad()
+def test_quantized_blocks(codes, arithmetic):
+    """Codes made once per chunk, in the norm and behind the GELU, are those that each layer would make for itself.
+
+    Attention over chunks differs in the last bit, which may move a value over a rounding edge: the distance is small.
+    """
+    torch.manual_seed(4)
+    model = HunyuanVideoTransformer(CONFIG).eval()
+    for block in (*model.double_blocks, *model.single_blocks):
+        for name, layer in [(n, each) for n, each in block.named_modules() if isinstance(each, torch.nn.Linear)]:
+            if "mod" not in name:
+                weight, scale = quantize_tokens(layer.weight.detach(), codes)
+                block.set_submodule(name, QuantLinear(weight, scale, layer.bias, arithmetic))
+    tokens, vec = torch.randn(1, VIDEO + TEXT, 32), torch.randn(1, 32)
+    made = sequence(model, 16, tokens)
+    double, single = model.double_blocks[0], model.single_blocks[0]
+    assert isinstance(double, DoubleStreamBlock)
+    assert isinstance(single, SingleStreamBlock)
+    run_double(double, made, double.modulation(vec))
+    whole = torch.cat(double(tokens[:, :VIDEO], tokens[:, VIDEO:], double.modulation(vec), made.rope), dim=1)
+    assert (made.tokens - whole).norm() < 2e-3 * (whole - tokens).norm()
+    before = made.tokens.clone()
+    run_single(single, made, *single.modulation(vec))
+    whole = single(before, *single.modulation(vec), made.rope)
+    assert (made.tokens - whole).norm() < 2e-3 * (whole - before).norm()
 
 
 @settings(max_examples=200, deadline=None)

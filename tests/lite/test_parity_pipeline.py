@@ -49,7 +49,8 @@ def test_end_to_end(golden, pipeline, compare, name):
     tree, pipe = pipeline
     config = settings(golden, name)
     case = load_file(golden / f"e2e/{name}.safetensors")
-    conditioning = pipe.embed(config)
+    arrangement = pipe.arrange(config)
+    conditioning = pipe.embed(config, arrangement)
     for kind, embeds in (("prompt", conditioning.positive), ("neg", conditioning.negative)):
         if embeds is None:
             continue
@@ -65,7 +66,7 @@ def test_end_to_end(golden, pipeline, compare, name):
         )
     noise = latents = initial_latents(config)
     assert torch.equal(noise, case["noise"])
-    for done, latents in pipe.denoise(config, conditioning, noise):
+    for done, latents in pipe.denoise(config, conditioning, noise, arrangement):
         expected = case["latents_final"] if done == config.steps else case[f"latents.{done}"]
         compare(f"end to end {name}, latents after step {done}, {tree}", latents, expected, LATENTS)
     tile = hvlite.TileSpec(height=4, width=4, frames=4)

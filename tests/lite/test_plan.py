@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from hvlite.errors import ConfigError
 from hvlite.lite.card import OFFICIAL_SIZES
 from hvlite.lite.plan import plan_memory
+from hvlite.lite.planning.attention import kv_bytes
 from hvlite.lite.planning.gpus import GPUS, find_gpu
 from hvlite.lite.planning.limits import parse_bytes
 from hvlite.lite.planning.model import ModelSizes, plan_model
@@ -225,3 +226,24 @@ def test_planning_loads_no_torch():
         "sys.exit('torch' in sys.modules or 'numpy' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(("attention", "saved"), [("int8-fp16", 1), ("int8-fp8", 2), ("int8-fp8-fp16", 2)])
+def test_8_bit_k_and_v(fp8, attention, saved):
+    """What they save is a byte of each element that is narrower, but for scales: under 3 % of what is left."""
+    tokens, hidden = 118_800 + 256, 3072
+    wide, narrow = (kv_bytes(kind, tokens, hidden, 24, 2, 1024) for kind in ("16-bit", attention))
+    assert wide == 4 * tokens * hidden
+    assert (4 - saved) * tokens * hidden < narrow < 1.03 * (4 - saved) * tokens * hidden
+    plans = [plan_memory(fp8, BIG, Machine(vram_bytes=12 * GIB, attention=kind)) for kind in ("16-bit", attention)]
+    assert all(map(holds, plans))
+    assert plans[1].blocks.resident > plans[0].blocks.resident
+
+
+def test_on_a_cpu_the_ram_limit_takes_the_encoder_layer_by_layer():
+    model = plan_model("hunyuan-video-bf16")
+    work = Work(height=64, width=64, frames=5, steps=1)
+    whole = plan_memory(model, work, Machine(vram_bytes=0, ram_bytes=64 * GIB))
+    tight = plan_memory(model, work, Machine(vram_bytes=0, ram_bytes=whole.stages[0].ram_bytes - 1))
+    assert (whole.text_by_layer, tight.text_by_layer) == (False, True)
+    assert tight.stages[0].ram_bytes < whole.stages[0].ram_bytes

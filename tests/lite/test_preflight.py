@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from hvlite.cli import decode, generate, rerun
+from hvlite.commands.again import decode, rerun
+from hvlite.commands.generate import generate
 from hvlite.errors import ConfigError, DiskError, MissingPartError
 from hvlite.lite.card import OFFICIAL_CARD, demo_root
 from hvlite.lite.config import GenerateConfig, GenerateRequest

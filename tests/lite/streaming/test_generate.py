@@ -44,10 +44,11 @@ def model(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_tier_gives_the_same_latents(model, cfg_scale):
     config = replace(CONFIG, cfg_scale=cfg_scale)
     pipelines = {tier: hvlite.load(model, device="cpu", tier=tier) for tier in TIERS}
-    conditioning = pipelines["resident"].embed(config)
+    conditioning = pipelines["resident"].embed(config, pipelines["resident"].arrange(config))
 
     def latents(pipeline: hvlite.Pipeline, done: int, first: torch.Tensor) -> list[torch.Tensor]:
-        return [each for _, each in pipeline.denoise(config, conditioning, first, start=done)]
+        arrangement = pipeline.arrange(config)
+        return [each for _, each in pipeline.denoise(config, conditioning, first, arrangement, start=done)]
 
     expected = latents(pipelines["resident"], 0, initial_latents(config))
     for tier, pipeline in pipelines.items():

@@ -1,0 +1,31 @@
+"""Telling that memory ran out, whoever says it and however, and giving back what can be given back."""
+
+from __future__ import annotations
+
+import errno
+import gc
+
+import torch
+
+# How torch's allocators and the CUDA libraries say it when they do not raise OutOfMemoryError.
+_SAYINGS = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+
+
+def out_of_memory(error: BaseException) -> str | None:
+    """What an error says of memory that ran out, in one line; None for any other error."""
+    if isinstance(error, MemoryError):
+        return str(error) or "the machine has no memory left"
+    if isinstance(error, OSError):
+        return error.strerror if error.errno == errno.ENOMEM else None
+    if isinstance(error, torch.OutOfMemoryError) or (
+        isinstance(error, RuntimeError) and any(saying in str(error) for saying in _SAYINGS)
+    ):
+        return str(error).splitlines()[0]
+    return None
+
+
+def free_memory(device: torch.device) -> None:
+    """Give back what nobody holds any more. Call it when the error is forgotten: a traceback keeps every tensor."""
+    gc.collect()
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
