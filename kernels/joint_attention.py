@@ -1,8 +1,8 @@
 """Full attention over video and text tokens, one block of queries a program: FlashAttention-2 with 8-bit products.
 
-Dao 2023 (online softmax), SageAttention and SageAttention2++ (int8 Q and K, V in 8 bits with an fp16 sum). What is ours:
-one Q scale a row and one K scale a block of 64 keys fold into the FMA in front of exp2, at no instruction; P is made 448
-times as large by the same FMA; only the one or two last blocks of keys are masked, outside of the main loop.
+Dao 2023 (online softmax), SageAttention and SageAttention2++ (int8 Q and K, V in 8 bits with an fp16 sum). Ours: a Q
+scale for each row and a K scale for each block of 64 keys fold into the FMA in front of exp2, at no instruction; P is
+made 448 times as large by the same FMA; only the one or two last blocks of keys are masked, outside of the main loop.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def _attend_block(
     them is not read, and in 8 bits it is zeros (masks there would split the loads and spill registers).
     """
     inside = tl.arange(0, BN) < valid
-    if MASKED and not QUANTIZED:
+    if MASKED and not QUANTIZED:  # noqa: SIM108  # Triton decides an `if` when it compiles
         k = tl.load(k_at, mask=inside[None, :], other=0)
     else:
         k = tl.load(k_at)
@@ -51,7 +51,7 @@ def _attend_block(
     p = tl.math.exp2(logits * factor[:, None] - (new_max - LOG2_P)[:, None])
     shrink = tl.math.exp2(row_max - new_max)
     row_sum = row_sum * shrink + tl.sum(p, 1)
-    if MASKED and not QUANTIZED:
+    if MASKED and not QUANTIZED:  # noqa: SIM108
         v = tl.load(v_at, mask=inside[:, None], other=0.0)
     else:
         v = tl.load(v_at)
@@ -66,7 +66,8 @@ def _attend_block(
 def _joint_attention_kernel(
     q, k, v, out, q_scale, k_scale, v_scale, v_mean, block_ids, block_counts,
     rows, heads, full_blocks, first_tail, second_tail, k_blocks, listed,
-    q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, out_batch, out_head, out_row, softmax_factor,
+    q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, out_batch, out_head, out_row,
+    softmax_factor,
     QUANTIZED: tl.constexpr, TRANSPOSED: tl.constexpr, PRODUCT: tl.constexpr, LOG2_P: tl.constexpr,
     SPARSE: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip

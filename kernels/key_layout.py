@@ -20,7 +20,7 @@ from .attention_variant import KEY_BLOCK
 
 @dataclass(frozen=True)
 class BlockPlace:
-    """Where a run of tokens goes: full blocks from `first`, and what is left into block `tail` (behind all full ones)."""
+    """Where a run of tokens goes: full blocks from `first`, what is left into block `tail`, behind all full ones."""
 
     first: int
     tail: int

@@ -14,7 +14,7 @@ from . import reference
 from .attention_variant import KEY_BLOCK
 from .capability import capability_of
 
-# On these cards PyTorch takes FlashAttention-2 by itself, and cuDNN is a fifth faster (62 beside 51 TFLOPS on sm_86, 106
+# On these cards PyTorch takes FlashAttention-2 by itself; cuDNN is a fifth faster (62 beside 51 TFLOPS on sm_86, 106
 # beside 86 on sm_89: the median of shapes in PyTorch's pull request 192799).
 CUDNN_FIRST = (86, 89, 120)
 ORDER = [
