@@ -354,6 +354,15 @@ PromptCache = Annotated[
         rich_help_panel=RUNNING,
     ),
 ]
+Attention = Annotated[
+    str,
+    typer.Option(
+        "--attention",
+        metavar="auto|hvlite|sdpa|sage",
+        help="Attention: our kernel in 8 bits, PyTorch's, or the package sageattention. auto: the card's table.",
+        rich_help_panel=RUNNING,
+    ),
+]
 Threads = Annotated[
     int | None, typer.Option("--threads", metavar="N", help="Threads of the CPU.", rich_help_panel=RUNNING)
 ]
