@@ -86,9 +86,7 @@ def _align_v_kernel(
     tl.store(at, value.to(v.dtype.element_ty), mask=some)
 
 
-def quantize_values_(
-    out: Tensor, v: Tensor, mean: Tensor, place: BlockPlace, variant: AttentionVariant
-) -> Tensor:
+def quantize_values_(out: Tensor, v: Tensor, mean: Tensor, place: BlockPlace, variant: AttentionVariant) -> Tensor:
     """See `quantized_attention.quantize_values_`: writes a span, returns its scales [B, H, D]."""
     v = v if v.stride(-1) == 1 else v.contiguous()
     batch, tokens, heads, dim = v.shape

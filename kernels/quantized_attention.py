@@ -18,7 +18,9 @@ from .key_layout import KeyBlocks, KeyLayout
 from .quantized_kv import QuantizedKV
 
 EPS = 1e-6
-SAMPLE = 256  # rows whose mean shifts K and V: as good as the exact mean (relative error .0050 beside .0049; none .0205)
+SAMPLE = (
+    256  # rows whose mean shifts K and V: as good as the exact mean (relative error .0050 beside .0049; none .0205)
+)
 LOG2_E = math.log2(math.e)
 Rope = tuple[Tensor, Tensor]
 
@@ -55,9 +57,7 @@ def quantize_keys_(
     place = kv.layout.place(start, start + k.shape[1])
     if runs_kernels(k.device):
         table = rope or (None, None)
-        attention_library.quantize_keys_(
-            kv.k, kv.k_scale, k, weight, *table, eps, kv.k_shift, place.first, place.tail
-        )
+        attention_library.quantize_keys_(kv.k, kv.k_scale, k, weight, *table, eps, kv.k_shift, place.first, place.tail)
     else:
         attention_reference.quantize_keys_(kv.k, kv.k_scale, k, weight, rope, eps, kv.k_shift, place)
 
