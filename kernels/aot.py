@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -56,15 +57,17 @@ def _run_worker(arguments: Sequence[str], cache: Path, tell: Callable[[Row], Non
     """The rows of one worker, in its order."""
     command = [sys.executable, "-m", "hvlite.kernels.aot_worker", *arguments]
     found: list[Row] = []
-    with subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=_environment(cache)
-    ) as worker:
+    with (
+        tempfile.TemporaryFile("w+") as errors,  # a pipe that nobody reads meanwhile could fill up
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True, env=_environment(cache)) as worker,
+    ):
         assert worker.stdout is not None
-        assert worker.stderr is not None
         for line in worker.stdout:
             found.append(json.loads(line))
             tell(found[-1])
-        said = worker.stderr.read()
+        worker.wait()
+        errors.seek(0)
+        said = errors.read()
     if worker.returncode:
         last = (said.strip().splitlines() or [f"exit code {worker.returncode}"])[-1]
         raise HvliteError(f"compiling kernels failed: {last}", hint="please report it")
