@@ -18,9 +18,9 @@ class AttentionVariant:
     """How Q, K and V are multiplied.
 
     `product` is that of P and V: "16-bit" in q's own type summed in fp32 (Q and K are multiplied so too); "fp16" and
-    "fp8-fp16" with the sum of 64 keys in fp16, twice as fast on RTX cards; "fp8" summed in fp32. `v_limit` is the
-    largest |V| after scaling: 64 keys of P at its largest times it stay below 65504, the largest fp16, where the sum is
-    in fp16. `p_limit` is what P is scaled to. `least_capability`: the first card with the instruction.
+    "fp8-fp16" with the sum of 64 or 128 keys in fp16, twice as fast on RTX cards; "fp8" summed in fp32. `v_limit` is
+    the largest |V| after scaling: 128 keys of P at its largest times it stay below 65504, the largest fp16, where the
+    sum is in fp16. `p_limit` is what P is scaled to. `least_capability`: the first card with the instruction.
     """
 
     name: str
@@ -42,7 +42,7 @@ class AttentionVariant:
 
     @property
     def half_sum(self) -> bool:
-        """Whether the products of 64 keys are summed in fp16."""
+        """Whether the products of a round of the loop are summed in fp16."""
         return self.product in ("fp16", "fp8-fp16")
 
     def kv_bytes(self, activation_bytes: int) -> int:
@@ -51,7 +51,7 @@ class AttentionVariant:
 
 
 SIXTEEN_BIT = AttentionVariant("16-bit", "16-bit", None, 0.0, 1.0, 80)
-INT8_FP16 = AttentionVariant("int8-fp16", "fp16", torch.float16, 512.0, 1.0, 80)
-INT8_FP8_FP16 = AttentionVariant("int8-fp8-fp16", "fp8-fp16", torch.float8_e4m3fn, 2.25, 448.0, 89)
+INT8_FP16 = AttentionVariant("int8-fp16", "fp16", torch.float16, 256.0, 1.0, 80)
+INT8_FP8_FP16 = AttentionVariant("int8-fp8-fp16", "fp8-fp16", torch.float8_e4m3fn, 1.125, 448.0, 89)
 INT8_FP8 = AttentionVariant("int8-fp8", "fp8", torch.float8_e4m3fn, 448.0, 448.0, 89)
 VARIANTS = {each.name: each for each in (SIXTEEN_BIT, INT8_FP16, INT8_FP8_FP16, INT8_FP8)}

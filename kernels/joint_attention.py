@@ -3,6 +3,7 @@
 Dao 2023 (online softmax), SageAttention and SageAttention2++ (int8 Q and K, V in 8 bits with an fp16 sum). Ours: a Q
 scale for each row and a K scale for each block of 64 keys fold into the FMA in front of exp2, at no instruction; P is
 made 448 times as large by the same FMA; only the one or two last blocks of keys are masked, outside of the main loop.
+Where registers allow it, a round takes two blocks of keys (PAIRED): the sums so far are rescaled half as often.
 """
 
 from __future__ import annotations
@@ -63,13 +64,43 @@ def _attend_block(
 
 
 @triton.jit
-def _joint_attention_kernel(
+def _attend_pair(
+    q, row_factor, acc, row_max, row_sum, k_first, v_first, scale_first, k_second, v_second, scale_second,
+    QUANTIZED: tl.constexpr, PRODUCT: tl.constexpr, LOG2_P: tl.constexpr,
+):  # fmt: skip
+    """Two full blocks of keys at once: the sums so far are rescaled, and an fp16 sum is added, half as often."""
+    first = tl.dot(q, tl.load(k_first)).to(tl.float32)
+    second = tl.dot(q, tl.load(k_second)).to(tl.float32)
+    if QUANTIZED:
+        first_factor, second_factor = row_factor * tl.load(scale_first), row_factor * tl.load(scale_second)
+    else:
+        first_factor, second_factor = row_factor, row_factor
+    new_max = tl.maximum(tl.max(first, 1) * first_factor, tl.max(second, 1) * second_factor)
+    new_max = tl.maximum(row_max, new_max)
+    level = new_max - LOG2_P
+    p_first = tl.math.exp2(first * first_factor[:, None] - level[:, None])
+    p_second = tl.math.exp2(second * second_factor[:, None] - level[:, None])
+    shrink = tl.math.exp2(row_max - new_max)
+    row_sum = row_sum * shrink + (tl.sum(p_first, 1) + tl.sum(p_second, 1))
+    v_one, v_two = tl.load(v_first), tl.load(v_second)
+    if PRODUCT == "16-bit" or PRODUCT == "fp8":
+        acc = tl.dot(p_first.to(v_one.dtype), v_one, acc * shrink[:, None])
+        acc = tl.dot(p_second.to(v_two.dtype), v_two, acc)
+    else:
+        part = tl.dot(p_first.to(v_one.dtype), v_one, out_dtype=tl.float16)
+        part = tl.dot(p_second.to(v_two.dtype), v_two, part, out_dtype=tl.float16)
+        acc = acc * shrink[:, None] + part.to(tl.float32)
+    return acc, new_max, row_sum
+
+
+@triton.jit
+def _joint_attention_kernel(  # noqa: C901  # most branches are decided when Triton compiles
     q, k, v, out, q_scale, k_scale, v_scale, v_mean, block_ids, block_counts,
     rows, heads, full_blocks, first_tail, second_tail, k_blocks, listed,
     q_batch, q_head, q_row, k_batch, k_head, k_row, v_batch, v_head, v_row, out_batch, out_head, out_row,
     softmax_factor,
     QUANTIZED: tl.constexpr, TRANSPOSED: tl.constexpr, PRODUCT: tl.constexpr, LOG2_P: tl.constexpr,
-    SPARSE: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    SPARSE: tl.constexpr, D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, PAIRED: tl.constexpr,
 ):  # fmt: skip
     """One program: BM rows of one head of one sample. Programs of one head run side by side, so its K and V stay in L2.
 
@@ -88,15 +119,23 @@ def _joint_attention_kernel(
         k_scale += both.to(tl.int64) * k_blocks
     else:
         row_factor = tl.zeros([BM], tl.float32) + softmax_factor
+    if QUANTIZED:
+        k_row = D
     k_start = k + sample * k_batch + head * k_head + key[None, :] * k_row + channel[:, None]
     v_start = v + sample * v_batch + head * v_head
     if TRANSPOSED:
         v_start = v_start + channel.to(tl.int64)[None, :] * v_row + key[:, None]
         v_step = BN
+    elif QUANTIZED:
+        v_start = v_start + key[:, None] * D + channel[None, :]
+        v_step = D * BN
     else:
         v_start = v_start + key[:, None] * v_row + channel[None, :]
         v_step = v_row.to(tl.int64) * BN
-    k_step = k_row.to(tl.int64) * BN
+    if QUANTIZED:  # noqa: SIM108
+        k_step = D * BN
+    else:
+        k_step = k_row.to(tl.int64) * BN
 
     row_max = tl.full([BM], -float("inf"), tl.float32)
     row_sum = tl.zeros([BM], tl.float32)
@@ -105,31 +144,56 @@ def _joint_attention_kernel(
         line = both.to(tl.int64) * tl.num_programs(0) + row_block
         block_ids += line * listed
         unmasked, visited = tl.load(block_counts + line * 2), tl.load(block_counts + line * 2 + 1)
-        for index in range(unmasked):
+        done = unmasked
+        if PAIRED:
+            done = unmasked // 2 * 2
+            for index in range(0, done, 2):
+                one = tl.load(block_ids + index).to(tl.int64)
+                two = tl.load(block_ids + index + 1).to(tl.int64)
+                acc, row_max, row_sum = _attend_pair(
+                    queries, row_factor, acc, row_max, row_sum,
+                    k_start + one * k_step, v_start + one * v_step, k_scale + one,
+                    k_start + two * k_step, v_start + two * v_step, k_scale + two, QUANTIZED, PRODUCT, LOG2_P,
+                )  # fmt: skip
+        else:
+            for index in range(unmasked):
+                block = tl.load(block_ids + index)
+                acc, row_max, row_sum = _attend_block(
+                    queries, row_factor, acc, row_max, row_sum, k_start + block * k_step, v_start + block * v_step,
+                    k_scale + block, BN, QUANTIZED, PRODUCT, False, LOG2_P, BN,
+                )  # fmt: skip
+        for index in range(done, visited):
             block = tl.load(block_ids + index)
-            acc, row_max, row_sum = _attend_block(
-                queries, row_factor, acc, row_max, row_sum, k_start + block * k_step, v_start + block * v_step,
-                k_scale + block, BN, QUANTIZED, PRODUCT, False, LOG2_P, BN,
-            )  # fmt: skip
-        for index in range(unmasked, visited):
-            block = tl.load(block_ids + index)
-            valid = tl.where(block == full_blocks, first_tail, second_tail)
+            valid = tl.where(block < full_blocks, BN, tl.where(block == full_blocks, first_tail, second_tail))
             acc, row_max, row_sum = _attend_block(
                 queries, row_factor, acc, row_max, row_sum, k_start + block * k_step, v_start + block * v_step,
                 k_scale + block, valid, QUANTIZED, PRODUCT, True, LOG2_P, BN,
             )  # fmt: skip
     else:
-        k_at, v_at, scale_at = k_start, v_start, k_scale
-        for _ in range(full_blocks):
-            acc, row_max, row_sum = _attend_block(
-                queries, row_factor, acc, row_max, row_sum, k_at, v_at, scale_at, BN,
-                QUANTIZED, PRODUCT, False, LOG2_P, BN,
-            )  # fmt: skip
-            k_at += k_step
-            v_at += v_step
-            scale_at += 1
-        for block in tl.range(full_blocks, k_blocks, num_stages=1):
-            valid = tl.where(block == full_blocks, first_tail, second_tail)
+        done = full_blocks
+        if PAIRED:
+            done = full_blocks // 2 * 2
+            k_at, v_at, scale_at = k_start, v_start, k_scale
+            for _ in range(0, done, 2):
+                acc, row_max, row_sum = _attend_pair(
+                    queries, row_factor, acc, row_max, row_sum, k_at, v_at, scale_at,
+                    k_at + k_step, v_at + v_step, scale_at + 1, QUANTIZED, PRODUCT, LOG2_P,
+                )  # fmt: skip
+                k_at += 2 * k_step
+                v_at += 2 * v_step
+                scale_at += 2
+        else:
+            k_at, v_at, scale_at = k_start, v_start, k_scale
+            for _ in range(full_blocks):
+                acc, row_max, row_sum = _attend_block(
+                    queries, row_factor, acc, row_max, row_sum, k_at, v_at, scale_at, BN,
+                    QUANTIZED, PRODUCT, False, LOG2_P, BN,
+                )  # fmt: skip
+                k_at += k_step
+                v_at += v_step
+                scale_at += 1
+        for block in tl.range(done, k_blocks, num_stages=1):
+            valid = tl.where(block < full_blocks, BN, tl.where(block == full_blocks, first_tail, second_tail))
             acc, row_max, row_sum = _attend_block(
                 queries, row_factor, acc, row_max, row_sum, k_start + block * k_step, v_start + block * v_step,
                 k_scale + block, valid, QUANTIZED, PRODUCT, True, LOG2_P, BN,
@@ -265,5 +329,5 @@ def _case(variant: AttentionVariant, capability: int, launch: Launch, dim: int, 
         launch=launch,
         unaligned=("rows", "heads", "full_blocks", "first_tail", "second_tail", "k_blocks", "listed"),
         tensor_core=INSTRUCTIONS[variant.name],
-        loop_flops=4 * launch.tiles["BM"] * KEY_BLOCK * dim,
+        loop_flops=4 * launch.tiles["BM"] * KEY_BLOCK * (1 + launch.tiles["PAIRED"]) * dim,
     )
