@@ -105,9 +105,8 @@ def test_the_largest_sums_stay_finite(device, variant):
     k = torch.zeros(1, 256, 1, 64, dtype=torch.bfloat16, device=device)
     v = torch.full((1, 256, 1, 64), 2.0**14, dtype=torch.bfloat16, device=device)
     v[:, :128] = -(2.0**14)  # a mean of zero, so that nothing is taken off
-    torch.testing.assert_close(
-        attend(q, k, v, variant).double(), exact(q, k, v).expand(1, 3, 1, 64), rtol=0.01, atol=2.0**14 * 0.01
-    )
+    step = 2.0**14 / (16 if variant.is_transposed else 100)  # V has two values, and e4m3 may be half a step off in each
+    torch.testing.assert_close(attend(q, k, v, variant).double(), exact(q, k, v).expand(1, 3, 1, 64), rtol=0, atol=step)
 
 
 @each_variant
