@@ -73,14 +73,16 @@ def run(options: BenchOptions) -> Iterator[Result]:
 
 
 def configurations(folders: dict[str, Path], texts: dict[str, Path]) -> list[Configuration]:
-    """The unquantized model first; then one thing changed at a time."""
-    found = [Configuration("as it ships")]
-    for scheme, folder in folders.items():
-        found += [Configuration(f"{scheme}, {each}", folder, {"linear": each}) for each in LINEAR]
+    """The unquantized model first, then one thing changed at a time: what people choose before what is compared."""
+    schemes = {
+        scheme: [Configuration(f"{scheme}, {each}", folder, {"linear": each}) for each in reversed(LINEAR)]
+        for scheme, folder in folders.items()
+    }
+    found = [Configuration("as it ships"), *schemes.pop("fp8"), *schemes.pop("int8")]
     found += [Configuration(f"{scheme} text encoder", folder) for scheme, folder in texts.items()]
     found += attention_configurations()
     found += [Configuration(f"{tier} tier, fp8", folders["fp8"], {"tier": tier}) for tier in ("host", "disk")]
-    return found
+    return found + [each for rest in schemes.values() for each in rest]
 
 
 def attention_configurations() -> list[Configuration]:
