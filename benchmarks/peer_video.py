@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import sys
 import time
 from collections.abc import Callable
@@ -21,6 +20,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from .watch import host_peak_bytes
 
 INPUTS, SETTINGS, DIFFUSERS = "inputs.npz", "settings.json", "diffusers"
 
@@ -129,7 +130,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     clock, inputs = Clock.start(), Inputs.read(arguments.folder)
     latents, frames, decode_s = MAKERS[arguments.maker](inputs, arguments.folder, clock)
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = host_peak_bytes()
     np.savez(arguments.folder / f"{arguments.maker}.npz", latents=latents.numpy(), frames=frames.numpy())
     json.dump({"steps_s": clock.steps, "decode_s": decode_s, "peak_rss_bytes": peak}, sys.stdout)
 
