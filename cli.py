@@ -26,9 +26,22 @@ DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, e
 # Typer raises these for a wrong command line; older versions take the class from click, newer ones carry their own.
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 
+HELP = """HunyuanVideo on the machine you own: a video from a prompt, without a big graphics card.
+
+[bold]hvlite generate "a red circle moves to the right"[/bold] works as it is.
+
+Something wrong? [bold]hvlite doctor[/bold] says what, and what helps."""
+
+EXIT_CODES = (
+    "Exit codes: 0 done, 1 some prompts of a batch failed, 2 something in the command cannot be right, 3 weights, "
+    "4 disk, 5 device or missing part, 6 does not fit in memory, 70 a bug of ours, 75 the card is in use (--no-wait), "
+    "130 stopped, the work is kept."
+)
+
 app = typer.Typer(
     name="hvlite",
-    help="HunyuanVideo on the machine you own: a video from a prompt, without a big graphics card.",
+    help=HELP,
+    epilog=EXIT_CODES,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["--help", "-h"]},
@@ -51,13 +64,13 @@ def hvlite(
 
 
 app.command(cls=generate.GenerateCommand, help=generate.GENERATE_HELP, epilog=generate.OFFICIAL_HELP)(generate.generate)
-app.command()(again.rerun)
-app.command()(again.decode)
-app.command()(inspect.inspect)
+app.command(help=again.RERUN_HELP)(again.rerun)
+app.command(help=again.DECODE_HELP)(again.decode)
+app.command(help=inspect.INSPECT_HELP)(inspect.inspect)
 app.command(help=plan.PLAN_HELP)(plan.plan)
 app.command(help=doctor.DOCTOR_HELP)(doctor.doctor)
 app.command(help=quantize.QUANTIZE_HELP)(quantize.quantize)
-app.command()(quantize.verify)
+app.command(help=quantize.VERIFY_HELP)(quantize.verify)
 app.command(help=batch.BATCH_HELP)(batch.batch)
 app.command(help=bench.BENCH_HELP)(bench.bench)
 app.command(help=compare.COMPARE_HELP)(compare.compare)

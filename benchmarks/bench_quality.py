@@ -19,6 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..kernels.attention_variant import VARIANTS
 from ..lite.arrangement import DecodeArrangement
 from ..lite.card import demo_root
 from ..lite.config import GenerateConfig
@@ -77,8 +78,15 @@ def configurations(folders: dict[str, Path], texts: dict[str, Path]) -> list[Con
     for scheme, folder in folders.items():
         found += [Configuration(f"{scheme}, {each}", folder, {"linear": each}) for each in LINEAR]
     found += [Configuration(f"{scheme} text encoder", folder) for scheme, folder in texts.items()]
+    found += attention_configurations()
     found += [Configuration(f"{tier} tier, fp8", folders["fp8"], {"tier": tier}) for tier in ("host", "disk")]
     return found
+
+
+def attention_configurations() -> list[Configuration]:
+    """Each form of our attention in 8 bits; on a CPU its reference."""
+    names = [name for name, variant in VARIANTS.items() if variant.is_quantized]
+    return [Configuration(f"attention {name}", None, {"attention": f"hvlite:{name}"}) for name in names]
 
 
 def run_configurations(

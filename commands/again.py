@@ -10,6 +10,18 @@ import typer
 from . import options as opt
 from .running import run, say, watched
 
+RERUN_HELP = """Make the same video again, from the settings inside it. Left out, the output is VIDEO-rerun beside it.
+
+hvlite rerun cat.mp4
+
+hvlite rerun cat.mp4 --lossless --output cat.mkv --model hunyuan-fp8"""
+
+DECODE_HELP = """Make the video from final latents: of --keep-latents, or of a run that failed while decoding.
+
+hvlite decode cat.mp4.hvlite/latents.safetensors --model hunyuan-fp8
+
+hvlite decode cat.mp4.hvlite/latents.safetensors --model hunyuan-fp8 --device cpu --png --output frames"""
+
 
 def rerun(
     video: Annotated[Path, typer.Argument(metavar="VIDEO", help="A video that hvlite made, or its folder of frames.")],
@@ -32,13 +44,14 @@ def rerun(
     ram_limit: opt.RamLimit = None,
     tier: opt.Tier = "auto",
     linear: opt.Linear = "auto",
+    attention: opt.Attention = "auto",
     prompt_cache: opt.PromptCache = True,
     threads: opt.Threads = None,
     json_lines: opt.JsonLines = False,
     dry_run: opt.DryRun = False,
     debug: opt.Debug = False,
 ) -> None:
-    """Make the same video again, from the settings inside it. Left out, the output is VIDEO-rerun beside it."""
+    """See RERUN_HELP."""
     given = dict(locals())
     from ..lite.request.options import RerunOptions
     from ..lite.request.preflight_again import prepare_rerun
@@ -73,7 +86,7 @@ def decode(
     json_lines: opt.JsonLines = False,
     debug: opt.Debug = False,
 ) -> None:
-    """Make the video from final latents: of --keep-latents, or of a run that failed while decoding."""
+    """See DECODE_HELP."""
     given = dict(locals())
     from ..lite.launch import decode_latents
     from ..lite.request.options import DecodeOptions

@@ -62,6 +62,7 @@ def batch(
     ram_limit: opt.RamLimit = None,
     tier: opt.Tier = "auto",
     linear: opt.Linear = "auto",
+    attention: opt.Attention = "auto",
     prompt_cache: opt.PromptCache = True,
     threads: opt.Threads = None,
     json_lines: opt.JsonLines = False,
@@ -74,7 +75,10 @@ def batch(
     from ..lite.batch.run import prepare_batch, run_batch
     from ..lite.events import Note
     from ..lite.request.options import GenerateOptions
+    from ..lite.request.output_checks import check_folder, check_path_text
 
+    check_path_text(save_path, "--save-path")
+    check_folder(save_path, makes_folder=True)
     for name in ("prompts", "save_path", "json_lines", "dry_run", "debug"):
         given.pop(name)
     rows, unknown = read_prompts(prompts)

@@ -12,8 +12,10 @@ import typer
 from ..benchmarks.part_list import PARTS, choose_parts
 from ..display import SafeLine
 from ..errors import InterruptedRunError
+from . import bench_accuracy as accuracy
 from . import bench_compile as compiled
 from . import options as opt
+from .paths import require_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -33,7 +35,8 @@ hvlite bench --compare before.json after.json
 hvlite bench compile --capability 86 --only attention
 
 Nothing is timed before its result was found right. Parts: {", ".join(PARTS)}. By itself:
-{compiled.PART}, which compiles the kernels for cards that are not here and takes minutes on a CPU."""
+{compiled.PART}, which compiles the kernels for cards that are not here and takes minutes on a CPU, and
+{accuracy.PART}, how exact each form of attention is."""
 
 PartNames = Annotated[list[str] | None, typer.Argument(metavar="PART", help="Only these parts.")]
 Minutes = Annotated[float, typer.Option("--minutes", metavar="N", min=0.1, help="About how long it may take.")]
@@ -64,10 +67,15 @@ def bench(
 ) -> None:
     """See BENCH_HELP."""
     if compare is not None:
+        for path in compare:
+            require_path(path, "--compare")
         _compare(*compare, json_lines=json_lines)
         return
     if part == [compiled.PART]:
         compiled.bench_compile(capability or (), only, json_lines=json_lines)
+        return
+    if part == [accuracy.PART]:
+        accuracy.bench_accuracy(device, threads, json_lines=json_lines)
         return
     names = choose_parts(part or ())
     from ..benchmarks.suite import run_suite

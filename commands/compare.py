@@ -11,6 +11,7 @@ import typer
 
 from ..display import SafeLine
 from . import options as opt
+from .paths import require_path
 
 COMPARE_HELP = """Compare two videos of one size and length: PSNR, SSIM, LPIPS where installed, flicker.
 
@@ -34,6 +35,8 @@ def compare(
     debug: opt.Debug = False,
 ) -> None:
     """See COMPARE_HELP."""
+    require_path(first, "A")
+    require_path(second, "B")
     from ..benchmarks.video_compare import compare_files
 
     found = compare_files(first, second, sheet)

@@ -79,6 +79,7 @@ def generate(
     ram_limit: opt.RamLimit = None,
     tier: opt.Tier = "auto",
     linear: opt.Linear = "auto",
+    attention: opt.Attention = "auto",
     prompt_cache: opt.PromptCache = True,
     threads: opt.Threads = None,
     json_lines: opt.JsonLines = False,

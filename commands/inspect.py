@@ -12,6 +12,12 @@ import typer
 from . import options as opt
 from .running import say
 
+INSPECT_HELP = """Print what is inside: a video's settings, or a model's parts, sizes and dtypes.
+
+hvlite inspect cat.mp4
+
+hvlite inspect ckpts --json"""
+
 
 def inspect(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A video that hvlite made, latents, or a model.")],
@@ -20,7 +26,7 @@ def inspect(
     json_lines: opt.JsonLines = False,
     debug: opt.Debug = False,
 ) -> None:
-    """Print what is inside: a video's settings, or a model's parts, sizes and dtypes."""
+    """See INSPECT_HELP."""
     from ..lite.inspection import inspect_path, readable
 
     found = inspect_path(path, dit_weight=dit_weight, model_config_file=model_config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -9,12 +10,22 @@ import typer
 
 WHAT = "What to show"
 SIZE = "Size and length"
-QUALITY = "Sampling"
+QUALITY = "Quality"
 OUTPUT = "Output"
 RESUME = "Interrupted runs"
 MODEL = "Model"
 RUNNING = "Running"
 LIMITS = "Memory"
+
+
+def one_of(*words: str) -> Callable[[str], list[str]]:
+    """A completion for the shell: those of `words` that begin as what is typed."""
+
+    def complete(incomplete: str) -> list[str]:
+        return [word for word in words if word.startswith(incomplete)]
+
+    return complete
+
 
 PromptWords = Annotated[
     str | None, typer.Argument(metavar="PROMPT", help="What to show, in quotes.", rich_help_panel=WHAT)
@@ -69,7 +80,13 @@ VideoSize = Annotated[
 ]
 Resolution = Annotated[
     str | None,
-    typer.Option("--resolution", metavar="720p|540p", help="A size by name; see --aspect.", rich_help_panel=SIZE),
+    typer.Option(
+        "--resolution",
+        metavar="720p|540p",
+        help="A size by name; see --aspect.",
+        autocompletion=one_of("720p", "540p"),
+        rich_help_panel=SIZE,
+    ),
 ]
 Aspect = Annotated[
     str | None,
@@ -77,6 +94,7 @@ Aspect = Annotated[
         "--aspect",
         metavar="W:H",
         help="16:9, 9:16, 4:3, 3:4 or 1:1. Without --resolution: of the sizes the model was made for.",
+        autocompletion=one_of("16:9", "9:16", "4:3", "3:4", "1:1"),
         rich_help_panel=SIZE,
     ),
 ]
@@ -234,6 +252,7 @@ ModelResolution = Annotated[
         "--model-resolution",
         metavar="540p|720p",
         help="Which of several official weights, where the folder has them; not the size of the video.",
+        autocompletion=one_of("540p", "720p"),
         rich_help_panel=MODEL,
     ),
 ]
@@ -247,17 +266,28 @@ UseFp8 = Annotated[
 VaeTiling = Annotated[
     bool,
     typer.Option(
-        "--vae-tiling/--no-vae-tiling", metavar="", help="Decode in tiles, in less memory.", rich_help_panel=RUNNING
+        "--vae-tiling/--no-vae-tiling", metavar="", help="Decode in tiles, in less memory.", rich_help_panel=LIMITS
     ),
 ]
 Precision = Annotated[
     str | None,
     typer.Option(
-        "--precision", metavar="fp32|bf16|fp16", help="Of the transformer; fp32 on a CPU.", rich_help_panel=RUNNING
+        "--precision",
+        metavar="fp32|bf16|fp16",
+        help="Of the transformer; fp32 on a CPU.",
+        autocompletion=one_of("fp32", "bf16", "fp16"),
+        rich_help_panel=RUNNING,
     ),
 ]
 Device = Annotated[
-    str, typer.Option("--device", metavar="auto|cpu|cuda", help="Where to run.", rich_help_panel=RUNNING)
+    str,
+    typer.Option(
+        "--device",
+        metavar="auto|cpu|cuda",
+        help="Where to run.",
+        autocompletion=one_of("auto", "cpu", "cuda"),
+        rich_help_panel=RUNNING,
+    ),
 ]
 Wait = Annotated[
     bool,
@@ -274,6 +304,7 @@ Tier = Annotated[
         "--tier",
         metavar="auto|resident|host|disk",
         help="Where the transformer's blocks are during the run; auto: what the plan finds fastest.",
+        autocompletion=one_of("auto", "resident", "host", "disk"),
         rich_help_panel=LIMITS,
     ),
 ]
@@ -301,6 +332,7 @@ OnNonfinite = Annotated[
         "--on-nonfinite",
         metavar="stop|retry",
         help="When a step or a tile gives NaN: stop, or repeat it in fp32.",
+        autocompletion=one_of("stop", "retry"),
         rich_help_panel=RUNNING,
     ),
 ]
@@ -319,6 +351,15 @@ PromptCache = Annotated[
         "--prompt-cache/--no-prompt-cache",
         metavar="",
         help="Keep what the text encoders made of a prompt (in ~/.cache/hvlite), so that it is encoded once.",
+        rich_help_panel=RUNNING,
+    ),
+]
+Attention = Annotated[
+    str,
+    typer.Option(
+        "--attention",
+        metavar="auto|hvlite|sdpa|sage",
+        help="Attention: our kernel in 8 bits, PyTorch's, or the package sageattention. auto: the card's table.",
         rich_help_panel=RUNNING,
     ),
 ]

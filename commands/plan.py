@@ -19,12 +19,21 @@ hvlite plan --model my-model --frames 65 --vram-limit 8GiB --ram-limit 16GiB --j
 Presets need no files: hunyuan-video-fp8, hunyuan-video-int8, hunyuan-video-bf16. Exit code 6: it does not fit; the plan
 names the nearest settings that do. Times are estimates from a table of cards."""
 
+
+def complete_gpu(incomplete: str) -> list[str]:
+    """Cards of the table that begin as what is typed, in the same case: the shell drops others."""
+    from ..lite.planning.gpus import GPUS
+
+    return [name for name in GPUS if name.startswith(incomplete)]
+
+
 Model = Annotated[
     str | None,
     typer.Option(
         "--model",
         metavar="PATH|PRESET",
         help="Folder of a model, or a preset. Left out: the small model that ships.",
+        autocompletion=opt.one_of("hunyuan-video-fp8", "hunyuan-video-int8", "hunyuan-video-bf16"),
         rich_help_panel=opt.MODEL,
     ),
 ]
@@ -34,6 +43,7 @@ Gpu = Annotated[
         "--gpu",
         metavar="NAME",
         help='Plan for a card you may not have: "RTX 4060 Ti 16GB", "H100". Left out: the one that is there.',
+        autocompletion=complete_gpu,
         rich_help_panel=opt.LIMITS,
     ),
 ]

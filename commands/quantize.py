@@ -13,6 +13,7 @@ import typer
 from ..display import SafeLine, duration
 from ..errors import CheckpointError, ConfigError, InterruptedRunError
 from . import options as opt
+from .paths import require_path
 
 if TYPE_CHECKING:
     from ..quantize.convert import Progress, QuantizeResult
@@ -30,6 +31,12 @@ hvlite quantize ckpts hunyuan-int8 --transformer int8 --lora style.safetensors:0
 A run that was stopped goes on with the same command and ends with the same bytes. `demo` is the model that ships with
 hvlite (`./demo` is a folder of that name)."""
 
+VERIFY_HELP = """Check a quantized folder: sizes, hashes, scales, and with --source the error of every weight.
+
+hvlite verify hunyuan-fp8
+
+hvlite verify hunyuan-fp8 --source ckpts --json"""
+
 # A string: a path would take `./demo` for `demo`.
 Source = Annotated[
     str, typer.Argument(metavar="SOURCE", help="A model: official tree, diffusers tree, a weights file, or demo.")
@@ -38,13 +45,33 @@ Target = Annotated[Path, typer.Argument(metavar="OUTPUT", help="The folder to ma
 Transformer = Annotated[
     str,
     typer.Option(
-        "--transformer", metavar="NAME", help="fp8, fp8:mse, int8, int8:mse, mixed, bf16.", rich_help_panel=HOW
+        "--transformer",
+        metavar="NAME",
+        help="fp8, fp8:mse, int8, int8:mse, mixed, bf16.",
+        autocompletion=opt.one_of("fp8", "fp8:mse", "int8", "int8:mse", "mixed", "bf16"),
+        rich_help_panel=HOW,
     ),
 ]
 TextEncoder = Annotated[
-    str, typer.Option("--text-encoder", metavar="NAME", help="nf4, int4, int4:mse, int8, bf16.", rich_help_panel=HOW)
+    str,
+    typer.Option(
+        "--text-encoder",
+        metavar="NAME",
+        help="nf4, int4, int4:mse, int8, bf16.",
+        autocompletion=opt.one_of("nf4", "int4", "int4:mse", "int8", "bf16"),
+        rich_help_panel=HOW,
+    ),
 ]
-Vae = Annotated[str, typer.Option("--vae", metavar="NAME", help="fp16, bf16, fp32.", rich_help_panel=HOW)]
+Vae = Annotated[
+    str,
+    typer.Option(
+        "--vae",
+        metavar="NAME",
+        help="fp16, bf16, fp32.",
+        autocompletion=opt.one_of("fp16", "bf16", "fp32"),
+        rich_help_panel=HOW,
+    ),
+]
 Recipe = Annotated[
     Path | None,
     typer.Option(
@@ -64,6 +91,7 @@ Parts = Annotated[
         "--part",
         metavar="NAME",
         help="Only transformer, text_encoder, text_encoder_2 or vae; may be repeated.",
+        autocompletion=opt.one_of("transformer", "text_encoder", "text_encoder_2", "vae"),
         rich_help_panel=opt.MODEL,
     ),
 ]
@@ -114,6 +142,7 @@ def quantize(
     from ..lite.request.preflight import read_model_config
     from ..quantize.convert import QuantizeOptions, run_quantize
 
+    _check_paths(recipe, lora)
     options = QuantizeOptions(
         source=_model(source),
         output=output,
@@ -150,9 +179,11 @@ def verify(
     json_lines: opt.JsonLines = False,
     debug: opt.Debug = False,
 ) -> None:
-    """Check a quantized folder: sizes, hashes, scales, and with --source the error of every weight."""
+    """See VERIFY_HELP."""
     from ..quantize.verify import run_verify
 
+    require_path(folder, "FOLDER")
+    _check_paths(None, lora)
     result = run_verify(folder, None if source is None else _model(source), tuple(lora or ()))
     _print_verified(result, folder, json_lines=json_lines)
     if not result.ok:
@@ -160,9 +191,19 @@ def verify(
         raise CheckpointError(f"{folder} has {count}", hint="copy the folder again, or convert the model again")
 
 
+def _check_paths(recipe: Path | None, loras: list[str] | None) -> None:
+    from ..quantize.lora import parse_argument
+
+    if recipe is not None:
+        require_path(recipe, "--recipe")
+    for text in loras or ():
+        require_path(parse_argument(text)[0], "--lora")
+
+
 def _model(source: str) -> Path:
     """The model a SOURCE means: the word `demo` is the one that ships with hvlite."""
     if source != "demo":
+        require_path(Path(source), "SOURCE")
         return Path(source)
     from ..lite.card import demo_root
 

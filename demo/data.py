@@ -2,6 +2,11 @@
 
 A `Scene` says what is seen; `render` draws it at any size, frame count and window. The speed is tied to the clip's
 length, so that any number of frames shows the whole motion, except that clips under 17 frames show its first part.
+
+Centres lie on the lattice of latent cells: at the frames that end a latent frame (0, 4, 8, ...) they are multiples of 8
+pixels, and a move covers whole cells (half ones where there is little room). What the transformer learns from always
+takes the path through the middle of the canvas: shape, size and motion then say where every edge is, which a model of
+this size can learn in an hour. The VAE also sees paths that are shifted by a cell, and scenes that are anywhere.
 """
 
 from __future__ import annotations
@@ -10,6 +15,7 @@ import hashlib
 import math
 import random
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -41,7 +47,9 @@ LOW_CONTRAST = {
     ("purple", "gray"),
 }
 SHAPES = ("circle", "square", "triangle", "star")
-SIZES: dict[str, tuple[float, float]] = {"small": (9.6, 10.6), "large": (15.4, 16.8)}
+SIZES: dict[str, float] = {"small": 10.5, "large": 16.0}
+RADIUS_SPREAD = 0.05  # of the radii of scenes that are anywhere
+Placement = Literal["middle", "cells", "anywhere"]
 DIRECTIONS: dict[str, tuple[int, int]] = {
     "right": (1, 0),
     "left": (-1, 0),
@@ -54,14 +62,16 @@ DIRECTIONS: dict[str, tuple[int, int]] = {
 }
 MOTIONS = (*DIRECTIONS, "grow", "shrink", "bounce", "still")
 EDGE = 1.5  # width in pixels of the anti-aliased edge
+CELL = 8  # pixels of a latent cell
 FULL_CLIP = 17  # frames that show a whole motion at its fastest
+SMALLEST, LARGEST = 0.7, 1.25  # times the radius: where growing starts and ends
 
 
 @dataclass(frozen=True)
 class Scene:
     """One video's content. `background` holds one name, or two when `split` is "vertical" or "horizontal".
 
-    `radius` is in pixels; `shift` (each in -1..1) moves the path off its usual place, as far as the canvas allows.
+    `radius` is in pixels; `shift` (each in -1..1) moves the path off its usual place, by a cell where there is room.
     """
 
     colour: str
@@ -81,8 +91,11 @@ def is_held_out(colour: str, shape: str, motion: str) -> bool:
     return digest[0] % 10 == 0 or digest[2] % 28 == 0
 
 
-def sample_scene(rng: random.Random, held_out: bool = False) -> Scene:
-    """A random scene, from the training triples or from the held-out ones."""
+def sample_scene(rng: random.Random, held_out: bool = False, placement: Placement = "middle") -> Scene:
+    """A random scene, from the training triples or from the held-out ones.
+
+    `placement`: the path through the middle, one that may be shifted by a cell, or any path and nearly any radius.
+    """
     while True:
         colour, shape, motion = rng.choice(list(COLOURS)), rng.choice(SHAPES), rng.choice(MOTIONS)
         if is_held_out(colour, shape, motion) == held_out:
@@ -91,8 +104,12 @@ def sample_scene(rng: random.Random, held_out: bool = False) -> Scene:
     split = rng.choice(("vertical", "horizontal")) if rng.random() < 0.25 else None
     background = tuple(rng.sample(allowed, 2 if split else 1))
     size = rng.choice(list(SIZES))
-    radius = rng.uniform(*SIZES[size])
-    shift = (rng.uniform(-1, 1), rng.uniform(-1, 1))
+    radius, shift = SIZES[size], (0.0, 0.0)
+    if placement == "cells":
+        shift = (float(rng.choice((-1, 0, 1))), float(rng.choice((-1, 0, 1))))
+    elif placement == "anywhere":
+        radius *= rng.uniform(1 - RADIUS_SPREAD, 1 + RADIUS_SPREAD)
+        shift = (rng.uniform(-1, 1), rng.uniform(-1, 1))
     return Scene(colour, shape, size, motion, background, split, radius, shift)
 
 
@@ -101,26 +118,42 @@ def path(scene: Scene, frames: int, height: int, width: int) -> list[tuple[float
     span = max(FULL_CLIP, frames) - 1
     # a clip of one frame is a picture of the middle of the motion
     times = [0.5] if frames == 1 else [t / span for t in range(frames)]
-    margin = 1.35 * scene.radius + 1
-    room = (max(0.0, width / 2 - margin), max(0.0, height / 2 - margin))
-    return [_pose(scene, u, (height, width), room) for u in times]
+    return [_pose(scene, u, height, width) for u in times]
 
 
-def _pose(scene: Scene, u: float, canvas: tuple[int, int], room: tuple[float, float]) -> tuple[float, float, float]:
-    x, y, radius = canvas[1] / 2, canvas[0] / 2, scene.radius
-    free = (min(6.0, room[0]), min(6.0, room[1]))
+def _pose(scene: Scene, u: float, height: int, width: int) -> tuple[float, float, float]:
+    """Where the shape is at the share `u` of its motion."""
+    x, y, radius = float(_centre(width)), float(_centre(height)), scene.radius
+    room = (_cells(width / 2 - _extent(scene)), _cells(height / 2 - _extent(scene)))
+    free = (min(CELL, room[0]), min(CELL, room[1]))
     if scene.motion in DIRECTIONS:
         dx, dy = DIRECTIONS[scene.motion]
-        reach = min(r for r, d in zip(room, (dx, dy), strict=True) if d)
-        travel = min(reach, 19.0) * (2 * u - 1)
-        free = (0.0 if dx else free[0], 0.0 if dy else free[1])
-        x, y = x + dx * travel, y + dy * travel
+        reach = min(2 * CELL, *(r for r, d in zip(room, (dx, dy), strict=True) if d))
+        x, y = x + dx * reach * (2 * u - 1), y + dy * reach * (2 * u - 1)
+        free = (0 if dx and reach >= room[0] else free[0], 0 if dy and reach >= room[1] else free[1])
     elif scene.motion == "bounce":
-        free = (free[0], 0.0)
-        y += min(room[1], 13.0) * (1 - 2 * abs(math.cos(1.5 * math.pi * u)))
+        along = (2 * u) % 1  # two arcs, each two cells high
+        y += CELL - 8 * CELL * along * (1 - along)
+        free = (free[0], 0)
     elif scene.motion in ("grow", "shrink"):
-        radius *= 0.6 + 0.65 * (u if scene.motion == "grow" else 1 - u)
+        radius *= SMALLEST + (LARGEST - SMALLEST) * (u if scene.motion == "grow" else 1 - u)
     return x + scene.shift[0] * free[0], y + scene.shift[1] * free[1], radius
+
+
+def _centre(side: int) -> int:
+    """The lattice point nearest to the middle."""
+    return CELL * round(side / (2 * CELL))
+
+
+def _extent(scene: Scene) -> float:
+    """Pixels from the centre to the farthest point that the shape reaches."""
+    largest = LARGEST if scene.motion in ("grow", "shrink") else 1.0
+    return 1.35 * scene.radius * largest + 1
+
+
+def _cells(pixels: float) -> int:
+    """The whole cells that fit, in pixels."""
+    return max(0, int(pixels // CELL) * CELL)
 
 
 def signed_distance(shape: str, x: Tensor, y: Tensor, radius: Tensor) -> Tensor:

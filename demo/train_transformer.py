@@ -72,7 +72,7 @@ def worker(
     while progress < 1:
         total = 0.0
         for shift in SHIFTS:
-            focus = SHAPE_WEIGHT * max(0.0, 1 - progress / 0.7) if start is None else 0.0
+            focus = SHAPE_WEIGHT * max(0.0, 1 - progress / 0.7)
             loss = loss_of(model, batches.draw(8), shift, focus) / len(SHIFTS)
             loss.backward()
             total += loss.item()
@@ -99,7 +99,8 @@ def main() -> None:
     parser.add_argument("--start", type=Path, help="weights to go on from")
     args = parser.parse_args()
     args.out.mkdir(parents=True, exist_ok=True)
-    parallel.launch(worker, args.ranks, args.latents, args.statistics, args.tokenizers, args.out, args.minutes, args.lr)
+    files = (args.latents, args.statistics, args.tokenizers, args.out)
+    parallel.launch(worker, args.ranks, *files, args.minutes, args.lr, args.start)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,10 @@ from .optim import Optimiser
 
 CONFIG = VaeConfig(block_out_channels=(16, 16, 48, 64), layers_per_block=1, norm_num_groups=2)
 SIZES = ((80, 80), (80, 80), (64, 96), (96, 64), (64, 64), (96, 96))
+# share of the scenes with any position and radius, so that the VAE serves more than the lattice of cells
+ANYWHERE = 0.3
+# of each latent channel's spread: the decoder learns to forgive what the transformer gets slightly wrong
+LATENT_NOISE = 0.12
 Crop = tuple[float, int, int, int, int]
 # (share, batch a rank, frames, height, width) of the crops; 0 means the whole video. Never a batch of one: torch then
 # takes its slow path for small 3D convolutions, 6 times slower.
@@ -77,9 +81,10 @@ def sample_batch(rng: random.Random, crop: Crop, size: tuple[int, int], stars: f
 
 
 def _scene(rng: random.Random, stars: float) -> data.Scene:
-    scene = data.sample_scene(rng)
+    placement: data.Placement = "anywhere" if rng.random() < ANYWHERE else "cells"
+    scene = data.sample_scene(rng, placement=placement)
     while scene.shape != "star" and rng.random() < stars:
-        scene = data.sample_scene(rng)
+        scene = data.sample_scene(rng, placement=placement)
     return scene
 
 
@@ -104,7 +109,9 @@ def loss_of(vae: AutoencoderKLCausal3D, video: Tensor, kl_weight: float) -> Tens
     """L1, squared error, the error of the differences along all axes, and a light pull of the latents to N(0, 1)."""
     mean, log_var = vae.encode(video).chunk(2, dim=1)
     log_var = log_var.clamp(-30, 20)
-    error = vae.decode(mean + torch.randn_like(mean) * (0.5 * log_var).exp()) - video
+    spread = mean.detach().std(dim=(0, 2, 3, 4), keepdim=True)
+    noise = torch.randn_like(mean) * (log_var.exp() + (LATENT_NOISE * spread).square()).sqrt()
+    error = vae.decode(mean + noise) - video
     edges = sum((error.diff(dim=axis).abs().mean() for axis in (2, 3, 4) if error.shape[axis] > 1), torch.zeros(()))
     kl = 0.5 * (mean.square() + log_var.exp() - 1 - log_var).mean()
     return error.abs().mean() + error.square().mean() + 0.5 * edges + kl_weight * kl

@@ -14,6 +14,7 @@ from .launch import CAPABILITIES, CompileCase
 MODULES = (
     "joint_attention",
     "qk_norm_rope",
+    "quantize_v",
     "modulated_norm",
     "gated_residual",
     "gelu_tanh",

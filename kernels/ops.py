@@ -9,18 +9,36 @@ import torch
 from torch import Tensor
 
 from ..errors import ConfigError
-from . import library, reference
+from . import attention_library, attention_reference, library, quantized_attention, reference
+from .attention_variant import HEAD_DIMS, AttentionVariant
 from .capability import capability_of, runs_kernels
 from .mm_choice import choose_mm
+from .sdpa import sdpa
 
 
-def joint_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Full attention over video and text tokens. q: [B, S, H, D], k and v: [B, K, H, D] -> [B, S, H, D]."""
+def joint_attention(q: Tensor, k: Tensor, v: Tensor, variant: AttentionVariant | None = None) -> Tensor:
+    """Full attention over video and text tokens. q: [B, S, H, D], k and v: [B, K, H, D] -> [B, S, H, D].
+
+    `variant`: our kernel in that form (its PyTorch reference where there is no kernel); None: PyTorch's own attention.
+    """
     if q.ndim != 4 or k.shape != v.shape or q.shape[0] != k.shape[0] or q.shape[2:] != k.shape[2:]:
         raise ConfigError(
             f"attention over q {list(q.shape)}, k {list(k.shape)}, v {list(v.shape)}; expected [B, S, H, D]"
         )
-    return reference.joint_attention(q, k, v)
+    if variant is not None and variant.is_quantized:
+        return quantized_attention.joint_attention(q, k, v, variant)
+    if variant is not None and runs_kernels(q.device):
+        return attention_library.joint_attention(q, k, v)
+    return sdpa(q, k, v)
+
+
+def qk_norm_rope(x: Tensor, weight: Tensor | None, rope: tuple[Tensor, Tensor] | None, eps: float = 1e-6) -> Tensor:
+    """`rms_norm` (where there is a weight), then `apply_rope` (where there is a table), of Q or K [B, S, H, D]."""
+    if rope is not None and rope[0].shape != (x.shape[1], x.shape[3] // 2):
+        raise ConfigError(f"rotary table {list(rope[0].shape)} does not fit x {list(x.shape)}; expected [S, D/2]")
+    if runs_kernels(x.device) and x.shape[3] in HEAD_DIMS:
+        return attention_library.qk_norm_rope(x, weight, *(rope or (None, None)), eps)
+    return attention_reference.qk_norm_rope(x, weight, rope, eps)
 
 
 def rms_norm(x: Tensor, weight: Tensor, eps: float = 1e-6) -> Tensor:

@@ -2,6 +2,34 @@
 
 from __future__ import annotations
 
-from .launch import Launch
+from .launch import CAPABILITIES, Launch
 
-LAUNCHES: dict[str, dict[int, Launch]] = {}
+BLOCKS = "compiled, not measured: 64 tokens of one head a program, no spill"
+CHANNELS = "compiled, not measured: 32 channels a program, 96 programs at 24 heads of 128, no spill"
+FITS = "compiled: no spill, one block on a multiprocessor in 99 KiB; 4 warps spill; not measured"
+TILES = {"BM": 128, "BN": 64, "PAIRED": 0}
+PAIR = {"BM": 128, "BN": 64, "PAIRED": 1}
+
+LAUNCHES: dict[str, dict[int, Launch]] = {
+    "joint_attention 16-bit": {each: Launch(TILES, 8, 2, FITS) for each in CAPABILITIES},
+    "joint_attention int8-fp16": {
+        80: Launch(TILES, 8, 3, "static bound 244 TOPS, 0 spills, 65,544 B; two blocks a round spill 128 bytes"),
+        86: Launch(PAIR, 8, 2, "static bound 146 TOPS, 0 spills, 65,556 B; 3 stages: 114,712 B, too much"),
+        89: Launch(PAIR, 8, 2, "static bound 339 TOPS, 0 spills, 65,556 B"),
+        90: Launch(PAIR, 8, 2, "static bound 695 TOPS, 0 spills, 114,708 B"),
+        120: Launch(TILES, 8, 3, "static bound 414 TOPS, 0 spills, 65,544 B; two blocks a round spill 128 bytes"),
+    },
+    "joint_attention int8-fp8-fp16": {
+        89: Launch(PAIR, 8, 2, "static bound 464 TOPS, 0 spills, 49,172 B"),
+        90: Launch(PAIR, 8, 2, "static bound 832 TOPS, 0 spills, 81,940 B"),
+        120: Launch(PAIR, 8, 2, "static bound 598 TOPS, 0 spills, 49,172 B"),
+    },
+    "joint_attention int8-fp8": {
+        89: Launch(PAIR, 8, 2, "static bound 349 TOPS, 0 spills, 49,172 B"),
+        90: Launch(PAIR, 8, 2, "static bound 877 TOPS, 0 spills, 81,940 B"),
+        120: Launch(PAIR, 8, 2, "static bound 448 TOPS, 0 spills, 49,172 B"),
+    },
+    "qk_norm_rope": {each: Launch({"BLOCK": 64}, 4, 1, BLOCKS) for each in CAPABILITIES},
+    "quantize_v": {each: Launch({"WIDTH": 32, "BLOCK": 64}, 4, 2, CHANNELS) for each in CAPABILITIES},
+    "align_v": {each: Launch({"BLOCK": 64}, 4, 1, BLOCKS) for each in CAPABILITIES},
+}

@@ -155,6 +155,7 @@ class GenerateRequest:
     vram_limit_bytes: int | None = None
     ram_limit_bytes: int | None = None
     linear: str = "auto"
+    attention: str = "auto"  # judged by `attention.choose_attention`
 
     def __post_init__(self) -> None:
         if self.force and self.resume:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from .attention import EXACT, Attention
 from .config import GenerateConfig
 from .sampling import Schedule, flow_schedule, guidance_input
 from .streaming.transformer_blocks import LoadedTransformer
@@ -25,14 +26,20 @@ class Guided:
     """Call it with the latents and the index of a step: the velocity, with classifier-free guidance where it is on."""
 
     def __init__(
-        self, transformer: LoadedTransformer, conditioning: Conditioning, config: GenerateConfig, *, token_chunk: int
+        self,
+        transformer: LoadedTransformer,
+        conditioning: Conditioning,
+        config: GenerateConfig,
+        *,
+        token_chunk: int,
+        attention: Attention = EXACT,
     ) -> None:
         timesteps = schedule_of(config).timesteps
         embedded = transformer.config.guidance_embed
         guidance = guidance_input(config.guidance_scale, transformer.dtype) if embedded else None
 
         def velocity(embeds: PromptEmbeds) -> Velocity:
-            return Velocity(transformer, embeds, timesteps, guidance, token_chunk=token_chunk)
+            return Velocity(transformer, embeds, timesteps, guidance, token_chunk=token_chunk, attention=attention)
 
         self.cfg_scale = config.cfg_scale
         self.positive = velocity(conditioning.positive)

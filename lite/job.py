@@ -94,6 +94,7 @@ def open_pipeline(request: GenerateRequest | DecodeRequest, on_event: Listener) 
         vram_limit_bytes=request.vram_limit_bytes,
         ram_limit_bytes=request.ram_limit_bytes,
         linear=request.linear if isinstance(request, GenerateRequest) else "auto",
+        attention=request.attention if isinstance(request, GenerateRequest) else "auto",
         on_nonfinite=_on_nonfinite(request),
         on_event=on_event,
     )
@@ -139,7 +140,7 @@ def summary(pipeline: Pipeline, arrangement: Arrangement | DecodeArrangement) ->
     return {
         "model": pipeline.card.name,
         "device": parts.device.name,
-        "attention": "torch sdpa",
+        "attention": f"{parts.attention} ({parts.attention.why})",
         "dtypes": {part: str(dtype).removeprefix("torch.") for part, dtype in names.items()},
         **({"linear": f"linear {linear}"} if parts.is_streamable else {}),
         "tier": str(parts.tiers or TierCounts()),

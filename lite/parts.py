@@ -12,10 +12,11 @@ import torch
 from ..quantize.source import ModelFiles
 from .arithmetic import DEQUANTIZE, LinearArithmetic, choose_arithmetic, kernel_capability
 from .arrangement import Arrangement
+from .attention import EXACT, Attention, choose_attention
 from .card import ModelCard
 from .checkpoint import load_transformer, load_vae
 from .device import DeviceInfo, Dtypes
-from .events import Listener, ignore
+from .events import Listener, Note, ignore
 from .models.vae import AutoencoderKLCausal3D
 from .streaming.streamed_blocks import StreamOptions
 from .streaming.streamed_transformer import open_streamed_transformer
@@ -54,9 +55,10 @@ class ModelParts:
         model_config: Mapping[str, Any] | None = None,
         keep_loaded: bool = False,
         linear: str = "auto",
+        attention: str = "auto",
         on_event: Listener = ignore,
     ) -> None:
-        """`linear`: how quantized layers multiply (`choose_arithmetic`).
+        """`linear`: how quantized layers multiply (`choose_arithmetic`); `attention`: see `choose_attention`.
 
         UnsupportedDeviceError for what this device cannot have.
         """
@@ -65,6 +67,7 @@ class ModelParts:
         self.tiers: TierCounts | None = None  # where the blocks really were, once the transformer was loaded
         self._linear = linear
         self.arithmetic = choose_arithmetic(linear, kernel_capability(device.device))
+        self.attention = choose_attention(attention, device, dtypes.transformer)
         self.on_event = on_event
         self._kept: dict[str, tuple[object, Any]] = {}
         self._keep_loaded = keep_loaded
@@ -100,6 +103,19 @@ class ModelParts:
         return self._part(
             "transformer", layout, lambda: self._load_transformer(laid_out, computation), keep=not precise
         )
+
+    def attention_for(self, transformer: LoadedTransformer, *, precise: bool = False) -> Attention:
+        """The one chosen, or what takes its place for this transformer's heads, with a line that says so.
+
+        `precise`: PyTorch's, exact.
+        """
+        if precise:
+            return EXACT
+        chosen = self.attention
+        self.attention = chosen.for_heads(transformer.config.head_dim, transformer.device)
+        if self.attention is not chosen:
+            self.on_event(Note("info", f"attention: {self.attention}: {self.attention.why}"))
+        return self.attention
 
     def vae(self) -> AbstractContextManager[AutoencoderKLCausal3D]:
         """The VAE."""

@@ -6,7 +6,7 @@ Source of the arithmetic: the official `hyvideo/diffusion/pipelines/pipeline_hun
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -78,7 +78,8 @@ class Pipeline:
         self.card = parts.card
         self.keep_prompts = True  # embeddings of prompts, on disk
         self.tier = tier
-        self.machine = machine_of(parts.device, limits or MemoryLimits())
+        machine = machine_of(parts.device, limits or MemoryLimits())
+        self.machine = replace(machine, attention=parts.attention.kv_name)
         self.fingerprint = model_fingerprint(parts.files, parts.model_config)
 
     def plan(self, config: GenerateConfig) -> MemoryPlan:
@@ -199,6 +200,7 @@ class Pipeline:
             "model": self.card.name,
             "model_fingerprint": self.fingerprint,
             "precision": str(self.parts.dtypes.transformer).removeprefix("torch."),
+            "attention": str(self.parts.attention),
             "device": self.parts.device.device.type,
             **({"linear": str(self.parts.arithmetic)} if self.parts.is_streamable else {}),
         }
@@ -214,6 +216,7 @@ def load(
     keep_loaded: bool = False,
     tier: str = "auto",
     linear: str = "auto",
+    attention: str = "auto",
     vram_limit_bytes: int | None = None,
     ram_limit_bytes: int | None = None,
     on_nonfinite: OnNonfinite = "stop",
@@ -227,11 +230,12 @@ def load(
     a config.json. `keep_loaded` keeps the parts in memory between videos. `tier` says where the transformer's blocks
     are: resident on the device, or streamed from host or disk, which needs an hvlite folder; auto is what the plan of
     a video finds fastest under the limits. `linear` says how the quantized layers of such a folder are multiplied: see
-    `lite.arithmetic.choose_arithmetic`. `vram_limit_bytes` (None: all of the card) is a hard cap of this process,
-    `ram_limit_bytes` (None: 16 GiB) one that plans keep. `on_nonfinite`: whether a step or tile that gives no numbers
-    stops the run or is repeated in fp32. `prompt_cache`: embeddings of prompts are kept on disk, and looked up there,
-    so that a repeated prompt loads no text encoder. `on_event` is told what the user should know. No weight is read
-    yet. ConfigError, CheckpointError, UnsupportedDeviceError.
+    `lite.arithmetic.choose_arithmetic`. `attention`: auto, hvlite, sdpa, sage, or hvlite:VARIANT. `vram_limit_bytes`
+    (None: all of the card) is a hard cap of this process, `ram_limit_bytes` (None: 16 GiB) one that plans keep.
+    `on_nonfinite`: whether a step or tile that gives no numbers stops the run or is repeated in fp32. `prompt_cache`:
+    embeddings of prompts are kept on disk, and looked up there, so that a repeated prompt loads no text encoder.
+    `on_event` is told what the user should know. No weight is read yet. ConfigError, CheckpointError,
+    UnsupportedDeviceError.
     """
     root = demo_root() if path is None else Path(path)
     info = probe_device(device)
@@ -243,6 +247,7 @@ def load(
         model_config=config,
         keep_loaded=keep_loaded,
         linear=linear,
+        attention=attention,
         on_event=on_event,
     )
     limits = MemoryLimits(vram_limit_bytes, ram_limit_bytes)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from .attention import EXACT, Attention
 from .models.blocks import DoubleStreamBlock, Modulation, Rope, SingleStreamBlock
 from .models.chunked import Sequence, run_double, run_single
 from .models.transformer import valid_lengths
@@ -57,6 +58,7 @@ class Velocity:
         guidance: Tensor | None,
         *,
         token_chunk: int,
+        attention: Attention = EXACT,
     ) -> None:
         """timesteps [steps] on the 0..1000 scale; guidance [1] times 1000, None for a model that takes none."""
         device = transformer.device
@@ -64,7 +66,7 @@ class Velocity:
         self.model, self.blocks = transformer.model, transformer.blocks
         self.timesteps = timesteps.to(device)
         self.text = embeds.prompt_embeds[:, :length].to(device, transformer.dtype)
-        self.token_chunk = token_chunk
+        self.token_chunk, self.attention = token_chunk, attention
         scale = None if guidance is None else guidance.to(device)
         self.table = ModulationTable.compute(transformer, self.timesteps, scale, embeds.pooled_prompt_embeds.to(device))
         self._rope: tuple[tuple[int, int, int], Rope] | None = None
@@ -107,9 +109,8 @@ class Velocity:
         grid = model.grid(latents)
         text = model.txt_in(self.text, self.timesteps[step : step + 1])
         video = grid[0] * grid[1] * grid[2]
-        sequence = Sequence.allocate(
-            model.config, latents.shape[0], video, text.shape[1], self._rope_of(grid), text, self.token_chunk
-        )
+        counts = (latents.shape[0], video, text.shape[1])
+        sequence = Sequence.allocate(model.config, *counts, self._rope_of(grid), text, self.token_chunk, self.attention)
         frame, depth = grid[1] * grid[2], model.config.patch_size[0]
         for time in range(grid[0]):
             patches = model.img_in(latents[:, :, time * depth : (time + 1) * depth].to(model.dtype))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import re
 import shlex
 import signal
 import subprocess
@@ -16,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 
+from hvlite import errors
 from hvlite.cli import main
 from hvlite.lite.output.video_read import read_settings, read_video
 from hvlite.lite.state.latents_file import read_latents
@@ -339,3 +341,29 @@ def test_help_shows_every_option_and_the_official_flags(
         assert option in text
     assert main([]) == 0
     assert "generate" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        ("hvlite do", ["doctor"]),
+        ("hvlite generate --no-wa", ["--no-wait"]),
+        ("hvlite generate --tier r", ["resident"]),
+        ("hvlite plan --model huny", ["hunyuan-video-fp8", "hunyuan-video-int8", "hunyuan-video-bf16"]),
+        ("hvlite plan --gpu H", ["H100 PCIe", "H100", "H200"]),
+        ("hvlite quantize --vae b", ["bf16"]),
+    ],
+)
+def test_the_shell_completes(words: str, expected: list[str]) -> None:
+    asked = {"_HVLITE_COMPLETE": "complete_bash", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
+    done = subprocess.run(HVLITE, capture_output=True, text=True, env={**os.environ, **asked}, timeout=60, check=False)
+    assert done.stdout.split("\n")[:-1] == expected, done.stderr
+
+
+def test_help_names_the_exit_codes(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "250")
+    assert main(["--help"]) == 0
+    text = capsys.readouterr().out
+    kinds = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, errors.HvliteError)]
+    for code in {0, *(kind.exit_code for kind in kinds)}:
+        assert re.search(rf"(?:codes:|,) {code} \w", text), code

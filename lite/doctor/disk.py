@@ -52,7 +52,7 @@ def triton_cache() -> Path:
 def check_disk_rate(patient: Patient) -> Iterator[Finding]:
     """Reads a weight file of the model, else a sample written beside the output."""
     file = None if patient.model is None else _largest(patient.model)
-    if file is not None:
+    if file is not None and file.stat().st_size >= SAMPLE_BYTES:
         yield _judge_rate(read_rate(file), f"reading {file.name}")
         return
     if shutil.disk_usage(_existing(patient.folder)).free < 2 * SAMPLE_BYTES:

@@ -12,6 +12,7 @@ from ...kernels.triton_state import triton_state
 from .finding import Finding, Patient
 
 NEEDED = ("torch", "transformers", "tokenizers", "safetensors", "av", "numpy")
+FLASH = (8, 0)
 AGAIN = "pip install --force-reinstall -c constraints.txt ."
 
 
@@ -66,18 +67,20 @@ def check_encoders(patient: Patient) -> Iterator[Finding]:
 
 def check_ways(patient: Patient) -> Iterator[Finding]:
     """Which attention and which matrix products a run will use, and why."""
-    import torch
+    from ..arithmetic import choose_arithmetic, describe_kernels, kernel_capability
+    from ..device import probe_device
 
-    if patient.device == "cpu" or not torch.cuda.is_available():
-        yield Finding("attention", "ok", "torch scaled_dot_product_attention in fp32: a CPU")
-        yield Finding("linear layers", "ok", "weights widened to fp32, torch matmul: a CPU")
-        return
-    major, minor = torch.cuda.get_device_capability()
-    kind = "flash" if major >= 8 else "memory-efficient"
-    yield Finding("attention", "ok", f"torch scaled_dot_product_attention, {kind} (capability {major}.{minor})")
-    triton = triton_state()
-    why = f"Triton {triton.version}" if triton.usable else triton.reason
-    yield Finding("linear layers", "ok", f"weights widened for torch matmul ({why})")
+    info = probe_device(patient.device)
+    if not info.is_cuda or info.capability is None:
+        attention, why = "torch scaled_dot_product_attention in fp32", "a CPU"
+    else:
+        kind = "flash" if info.capability >= FLASH else "memory-efficient"
+        attention = f"torch scaled_dot_product_attention, {kind}"
+        why = f"capability {info.capability[0]}.{info.capability[1]}; Triton: {triton_state().reason}"
+    yield Finding("attention", "ok", f"{attention} ({why})")
+    linear = describe_kernels(info.device, choose_arithmetic("auto", kernel_capability(info.device)))
+    on_cpu = "" if info.is_cuda else ", in fp32"
+    yield Finding("linear layers", "ok", f"{linear}{on_cpu} for fp8 and int8 weights ({why})")
 
 
 def check_python(patient: Patient) -> Iterator[Finding]:

@@ -9,18 +9,24 @@ K and V. A name that a loop leaves behind would keep a chunk alive in the next r
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
 from ...kernels import ops
+from ...kernels.quantized_attention import sample_rows
 from ...quantize.architecture import TransformerConfig
-from .blocks import DoubleStreamBlock, Modulation, Rope, SingleStreamBlock
+from ..attention import EXACT, Attention
+from .blocks import DoubleStreamBlock, Modulation, RMSNorm, Rope, SingleStreamBlock
+from .keys_values import KeysValues, RopeTable, allocate, span_tokens
 from .linear import Tokens, add_linear_, gelu_for, linear_rows, linear_rows_into, normed_for
 
 DEFAULT_TOKEN_CHUNK = 8192
+
+KeysValuesOf = Callable[[Tensor], tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -38,42 +44,64 @@ class TokenSpan:
 
 @dataclass(frozen=True)
 class Sequence:
-    """Video tokens, then text tokens, in one buffer [B, S, hidden]; K and V of every token, [B, S, heads, head_dim]."""
+    """Video tokens, then text tokens, in one buffer [B, S, hidden]; K and V of every token beside them."""
 
     tokens: Tensor
-    k: Tensor
-    v: Tensor
+    kv: KeysValues
     spans: tuple[TokenSpan, ...]
     rope: Rope
 
     @classmethod
     def allocate(
-        cls, config: TransformerConfig, batch: int, video: int, text: int, rope: Rope, like: Tensor, chunk: int
+        cls,
+        config: TransformerConfig,
+        batch: int,
+        video: int,
+        text: int,
+        rope: Rope,
+        like: Tensor,
+        chunk: int,
+        attention: Attention = EXACT,
     ) -> Sequence:
-        """Buffers for `video` and `text` tokens with the dtype and device of `like`, in chunks of `chunk` tokens."""
-        heads = (batch, video + text, config.heads_num, config.head_dim)
+        """Buffers for `video` and `text` tokens with the dtype and device of `like`, in chunks of `chunk` tokens.
+
+        Where `attention` holds K and V in 8 bits, chunks are multiples of 64 tokens.
+        """
+        chunk = span_tokens(attention, chunk)
         return cls(
             tokens=like.new_empty(batch, video + text, config.hidden_size),
-            k=like.new_empty(heads),
-            v=like.new_empty(heads),
+            kv=allocate(attention, batch, video, text, config.heads_num, config.head_dim, like),
             spans=tuple(token_spans(video, text, chunk)),
             rope=rope,
         )
 
-    def keep_keys(self, span: TokenSpan, k: Tensor, v: Tensor) -> None:
-        """Write the K (rotated here) and V of a span."""
-        span.of(self.k).copy_(self.rotate(span, k))
-        span.of(self.v).copy_(v)
+    def begin(self, keys_values: KeysValuesOf, weight: Tensor | None) -> None:
+        """A new block. `keys_values`: video tokens [B, n, hidden] -> K (not normed) and V; `weight`: of K's norm.
 
-    def attend(self, span: TokenSpan, q: Tensor) -> Tensor:
-        """Q of a span (rotated here) [B, s, heads, head_dim] over all K and V -> [B, s, hidden]."""
-        return ops.joint_attention(self.rotate(span, q), self.k, self.v).flatten(2)
+        Means that attention wants are those of a sample of the video, the same for every size of chunk.
+        """
 
-    def rotate(self, span: TokenSpan, x: Tensor) -> Tensor:
-        """Rotary embedding of the video's tokens; text has no position."""
+        def sample() -> tuple[Tensor, Tensor]:
+            rows = sample_rows(self.rope.cos.shape[0], self.tokens.device)
+            k, v = keys_values(self.tokens.index_select(1, rows))
+            table = (self.rope.cos.index_select(0, rows), self.rope.sin.index_select(0, rows))
+            return ops.qk_norm_rope(k, weight, table), v
+
+        self.kv.begin(sample)
+
+    def keep(self, span: TokenSpan, k: Tensor, v: Tensor, weight: Tensor | None) -> None:
+        """Write the K (normed and rotated here) and V of a span, [B, s, heads, head_dim]."""
+        self.kv.keep(span.start, k, v, weight, self._table(span))
+
+    def attend(self, span: TokenSpan, q: Tensor, weight: Tensor | None) -> Tensor:
+        """Q of a span (normed and rotated here) [B, s, heads, head_dim] over all K and V -> [B, s, hidden]."""
+        return self.kv.attend(q, weight, self._table(span)).flatten(2)
+
+    def _table(self, span: TokenSpan) -> RopeTable:
+        """The rotary embedding of the video's tokens; text has no position."""
         if not span.is_video:
-            return x
-        return ops.apply_rope(x, self.rope.cos[span.start : span.end], self.rope.sin[span.start : span.end])
+            return None
+        return self.rope.cos[span.start : span.end], self.rope.sin[span.start : span.end]
 
 
 def token_spans(video: int, text: int, chunk: int) -> Iterator[TokenSpan]:
@@ -90,17 +118,22 @@ def run_double(
     modulation: tuple[tuple[Modulation, ...], tuple[Modulation, ...]],
 ) -> None:
     """A double-stream block over `sequence.tokens`, in place."""
+    dtype, video = sequence.tokens.dtype, _stream(block, is_video=True)
+    sequence.begin(partial(video.keys_values, modulation[0][0]), norm_weight(video.k_norm, dtype))
     for span in sequence.spans:
-        stream, (attention, _) = _stream(block, span), modulation[0 if span.is_video else 1]
-        k, v = stream.keys_values(normed_for(stream.qkv, span.of(sequence.tokens), attention))
-        sequence.keep_keys(span, k, v)
+        stream, (attention, _) = _stream(block, span.is_video), modulation[0 if span.is_video else 1]
+        k, v = stream.keys_values(attention, span.of(sequence.tokens))
+        sequence.keep(span, k, v, norm_weight(stream.k_norm, dtype))
         del k, v
+    sequence.kv.finish()
     for span in sequence.spans:
-        stream, (attention, mlp) = _stream(block, span), modulation[0 if span.is_video else 1]
+        stream, (attention, mlp) = _stream(block, span.is_video), modulation[0 if span.is_video else 1]
         x = span.of(sequence.tokens)
         q = stream.queries(normed_for(stream.qkv, x, attention))
-        add_linear_(x, stream.proj, sequence.attend(span, q), attention.gate)
+        attended = sequence.attend(span, q, norm_weight(stream.q_norm, dtype))
         del q
+        add_linear_(x, stream.proj, attended, attention.gate)
+        del attended
         _add_mlp_(x, stream.fc1, stream.fc2, mlp)
 
 
@@ -114,17 +147,18 @@ def _add_mlp_(x: Tensor, fc1: nn.Module, fc2: nn.Module, modulation: Modulation)
 def run_single(block: SingleStreamBlock, sequence: Sequence, modulation: Modulation) -> None:
     """A single-stream block over `sequence.tokens`, in place; linear1's whole output is never made."""
     hidden, heads = block.hidden_size, block.heads
+    q_weight, k_weight = (norm_weight(each, sequence.tokens.dtype) for each in (block.q_norm, block.k_norm))
+    sequence.begin(partial(_single_keys_values, block, modulation), k_weight)
     for span in sequence.spans:
-        h = normed_for(block.linear1, span.of(sequence.tokens), modulation)
-        k, v = linear_rows(block.linear1, h, hidden, 3 * hidden).unflatten(-1, (2, heads, -1)).unbind(2)
-        del h
-        sequence.keep_keys(span, block.k_norm(k), v)
+        k, v = _single_keys_values(block, modulation, span.of(sequence.tokens))
+        sequence.keep(span, k, v, k_weight)
         del k, v
+    sequence.kv.finish()
     for span in sequence.spans:
         x = span.of(sequence.tokens)
         h = normed_for(block.linear1, x, modulation)
-        q = block.q_norm(linear_rows(block.linear1, h, 0, hidden).unflatten(-1, (heads, -1)))
-        attended = sequence.attend(span, q)
+        q = linear_rows(block.linear1, h, 0, hidden).unflatten(-1, (heads, -1))
+        attended = sequence.attend(span, q, q_weight)
         both = x.new_empty(*x.shape[:2], block.linear2.in_features)
         both[..., :hidden] = attended
         del q, attended
@@ -132,6 +166,12 @@ def run_single(block: SingleStreamBlock, sequence: Sequence, modulation: Modulat
         del h
         add_linear_(x, block.linear2, gelu_for(block.linear2, both, hidden), modulation.gate)
         del both
+
+
+def _single_keys_values(block: SingleStreamBlock, modulation: Modulation, x: Tensor) -> tuple[Tensor, Tensor]:
+    h, hidden = normed_for(block.linear1, x, modulation), block.hidden_size
+    k, v = linear_rows(block.linear1, h, hidden, 3 * hidden).unflatten(-1, (2, block.heads, -1)).unbind(2)
+    return k, v
 
 
 @dataclass(frozen=True)
@@ -148,14 +188,20 @@ class _Stream:
     fc2: nn.Module
 
     def queries(self, h: Tokens) -> Tensor:
-        return self.q_norm(linear_rows(self.qkv, h, 0, self.hidden).unflatten(-1, (self.heads, -1)))
+        return linear_rows(self.qkv, h, 0, self.hidden).unflatten(-1, (self.heads, -1))
 
-    def keys_values(self, h: Tokens) -> tuple[Tensor, Tensor]:
+    def keys_values(self, modulation: Modulation, x: Tensor) -> tuple[Tensor, Tensor]:
+        h = normed_for(self.qkv, x, modulation)
         k, v = linear_rows(self.qkv, h, self.hidden, 3 * self.hidden).unflatten(-1, (2, self.heads, -1)).unbind(2)
-        return self.k_norm(k), v
+        return k, v
 
 
-def _stream(block: DoubleStreamBlock, span: TokenSpan) -> _Stream:
-    name = "img" if span.is_video else "txt"
+def norm_weight(norm: nn.Module, dtype: torch.dtype) -> Tensor | None:
+    """The weight of a norm of Q or K; None where the architecture has no such norm."""
+    return norm.weight.to(dtype) if isinstance(norm, RMSNorm) else None
+
+
+def _stream(block: DoubleStreamBlock, is_video: bool) -> _Stream:
+    name = "img" if is_video else "txt"
     parts = ("attn_qkv", "attn_q_norm", "attn_k_norm", "attn_proj", "mlp.fc1", "mlp.fc2")
     return _Stream(block.heads, block.hidden_size, *(block.get_submodule(f"{name}_{part}") for part in parts))

@@ -2,8 +2,15 @@
 
 Sources. NVIDIA's product pages and data sheets: memory, memory bandwidth, PCIe generation and lanes. CUDA's list of
 compute capabilities. Tensor rate: dense fp16 or bf16 with fp32 sums, from the white papers of Turing, Ampere GA102,
-Ada and Blackwell RTX, and the data sheets of the data-centre cards; None where none of these was at hand. Desktop
-cards; a laptop card of the same name has another memory and another clock.
+Ada and Blackwell RTX, and the data sheets of the data-centre cards; None where none of these was at hand.
+
+Some were compared with published pages: capabilities of RTX 40 and 50, L4, L40S, Hopper and B200 with
+developer.nvidia.com/cuda-gpus; bandwidths of RTX 3060, 3060 Ti and 4060 Ti (and its eight lanes) with guru3d.com, of
+RTX 3070, 3080 and 3090 with tomshardware.com, of RTX 3090 Ti with screenhacker.com; memory, bandwidth and tensor rate
+of H100, H200, L40S and L4 with inferenceengineering.tech and llmbook.apartsin.com, memory and bandwidth of B200 with
+acecloud.ai. For the RTX 3080 12GB atizone.it says 936 GB/s, from memory at 19.5 Gbps; it is kept at 912, from 19, and
+not settled. The other figures were not compared. Desktop cards; a laptop card of the same name has another memory and
+another clock.
 """
 
 from __future__ import annotations

@@ -9,8 +9,10 @@ from typing import Any
 from ...errors import ConfigError
 from ...quantize.presets import PRESETS
 from ..card import OFFICIAL_CARD, ModelCard, demo_root, load_card
+from ..config import DEVICES
 from ..plan import plan_memory
 from ..request.sizes import check_frames, check_side, size_by_name
+from ..streaming.tiers import TIER_CHOICES
 from .caps_table import caps_table
 from .gpus import find_gpu
 from .limits import parse_limit
@@ -41,6 +43,8 @@ class PlanOptions:
 
 def make_plan(options: PlanOptions) -> MemoryPlan:
     """The plan, whether it fits or not. Raises ConfigError and CheckpointError."""
+    _check_choice("--tier", options.tier, TIER_CHOICES)
+    _check_choice("--device", options.device, DEVICES)
     card = _card(options.model)
     work = _work(options, card)
     machine = choose_machine(options)
@@ -55,6 +59,11 @@ def make_caps_table(options: PlanOptions) -> str:
     return caps_table(
         plan_model(options.model or demo_root()), work, Machine(vram_bytes=0, ram_bytes=limits.ram, gpu=gpu)
     )
+
+
+def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ConfigError(f"{option} {value}: not known", hint=f"one of {', '.join(choices)}")
 
 
 def _card(model: str | None) -> ModelCard:

@@ -125,7 +125,11 @@ class RecoveringSteps:
             tiers = self._parts.tiers if self._parts.is_streamable else None
             self.arrangement = replace(self.arrangement, tiers=tiers)
             self._guided = Guided(
-                transformer, self._conditioning, self._config, token_chunk=self.arrangement.token_chunk
+                transformer,
+                self._conditioning,
+                self._config,
+                token_chunk=self.arrangement.token_chunk,
+                attention=self._parts.attention_for(transformer, precise=precise),
             )
         return self._guided
 

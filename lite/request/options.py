@@ -50,6 +50,7 @@ class GenerateOptions:
     threads: int | None = None
     tier: str = "auto"
     linear: str = "auto"
+    attention: str = "auto"
     on_nonfinite: str = "stop"
     prompt_cache: bool = True
     vram_limit: str | None = None
@@ -78,6 +79,7 @@ class RerunOptions:
     threads: int | None = None
     tier: str = "auto"
     linear: str = "auto"
+    attention: str = "auto"
     on_nonfinite: str = "stop"
     prompt_cache: bool = True
     vram_limit: str | None = None

@@ -184,6 +184,7 @@ def _request(
         threads=options.threads,
         tier=options.tier,
         linear=options.linear,
+        attention=options.attention,
         on_nonfinite=options.on_nonfinite,
         prompt_cache=options.prompt_cache,
         vram_limit_bytes=parse_limit("--vram-limit", options.vram_limit),

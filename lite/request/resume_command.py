@@ -52,6 +52,7 @@ def _places(request: GenerateRequest) -> list[str]:
     words += [] if request.tier == "auto" else [f"--tier={request.tier}"]
     words += [] if request.on_nonfinite == "stop" else [f"--on-nonfinite={request.on_nonfinite}"]
     words += [] if request.linear == "auto" else [f"--linear={request.linear}"]
+    words += [] if request.attention == "auto" else [f"--attention={request.attention}"]
     return words + ([] if request.device == "auto" else [f"--device={request.device}"])
 
 

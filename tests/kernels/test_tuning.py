@@ -29,7 +29,7 @@ def test_every_kernel_is_tuned_for_every_card(kernel: str, capability: int) -> N
     assert launch.why.strip(), "an entry says which measurement or limit chose it"
     assert launch.num_warps in (1, 2, 4, 8, 16)
     assert launch.num_stages >= 1
-    assert all(size > 0 for size in launch.tiles.values())
+    assert all(size >= 0 for size in launch.tiles.values())  # 0: a switch that is off
     assert tuning.launch_for(kernel, capability) is launch
 
 

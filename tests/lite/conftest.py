@@ -33,8 +33,24 @@ def compare() -> Compare:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if not ROWS:
-        return
+    _tell_counts(terminalreporter)
+    if ROWS:
+        _tell_parity(terminalreporter)
+
+
+def _tell_counts(terminalreporter: pytest.TerminalReporter) -> None:
+    """How many combinations gave the same bits, and how many sizes were counted, from what the tests recorded."""
+    said = [entry for report in terminalreporter.getreports("passed") for entry in report.user_properties]
+    same = sum(int(value) for name, value in said if name == "same_bits")
+    ratios = [float(value) for name, value in said if name == "accounting"]
+    if same:
+        terminalreporter.write_line(f"same bits: {same} combinations of tiers, rings, schemes and resumed steps")
+    if ratios:
+        over = 100 * (max(ratios) - 1)
+        terminalreporter.write_line(f"accounting: {len(ratios)} comparisons, never under, at most {over:.2f} % over")
+
+
+def _tell_parity(terminalreporter: pytest.TerminalReporter) -> None:
     worst = max(ROWS, key=lambda row: ROWS[row][0] / ROWS[row][1])
     share = 100 * ROWS[worst][0] / ROWS[worst][1]
     terminalreporter.write_line(f"parity: {len(ROWS)} rows, the worst at {share:.0f} % of its limit ({worst})")

@@ -35,6 +35,7 @@ from hvlite.quantize.architecture import TransformerConfig, VaeConfig
 from hvlite.quantize.presets import LLAMA
 
 Module = TypeVar("Module", bound=nn.Module)
+Check = Callable[..., None]
 
 LIMIT = 0.005
 SLOW = pytest.mark.slow
@@ -95,9 +96,16 @@ def measured(before: list[Tensor], run: Callable[[], object]) -> Measured:
     return Measured(memory.peak_bytes - start, memory.peak_operator)
 
 
-def check(name: str, predicted: int, real: Measured, limit: float = LIMIT) -> None:
-    ratio = predicted / real.nbytes
-    assert 1 <= ratio <= 1 + limit, f"{name}: {predicted:,} predicted, {real.nbytes:,} held at {real.operator}"
+@pytest.fixture
+def check(record_property: Callable[[str, object], None]) -> Check:
+    """check(name, predicted, real): never under, and at most `limit` over."""
+
+    def compare(name: str, predicted: int, real: Measured, limit: float = LIMIT) -> None:
+        ratio = predicted / real.nbytes
+        assert 1 <= ratio <= 1 + limit, f"{name}: {predicted:,} predicted, {real.nbytes:,} held at {real.operator}"
+        record_property("accounting", ratio)
+
+    return compare
 
 
 # Operators
@@ -185,14 +193,14 @@ def measured_step(mode: FakeTensorMode, step: Step) -> Measured:
 
 @pytest.mark.parametrize(("w", "scheme"), [(2, "bf16"), (2, "int8"), pytest.param(4, "fp32", marks=SLOW)])
 @pytest.mark.parametrize(("size", "chunk"), GRID)
-def test_step(fake, size, chunk, w, scheme):
+def test_step(fake, check, size, chunk, w, scheme):
     height, width, frames = size
     step = Step(config=CONFIG, height=height, width=width, frames=frames, steps=50, chunk=chunk, w=w, scheme=scheme)
     check(f"{size}, chunk {chunk}", peak_moment(step).nbytes, measured_step(fake, step))
 
 
 @pytest.mark.parametrize("text", [7, 100, 256])
-def test_step_of_short_prompts(fake, text):
+def test_step_of_short_prompts(fake, check, text):
     step = Step(config=CONFIG, height=256, width=256, frames=5, steps=10, chunk=8192, text=text)
     check(f"text {text}", peak_moment(step).nbytes, measured_step(fake, step))
 
@@ -211,7 +219,7 @@ def vaes(fake) -> dict[int, AutoencoderKLCausal3D]:
 
 @pytest.mark.parametrize(("w", "lean"), [(2, False), (2, True), (4, False), pytest.param(4, True, marks=SLOW)])
 @pytest.mark.parametrize("tile", TILES)
-def test_decode_tile(fake, vaes, tile, w, lean):
+def test_decode_tile(fake, check, vaes, tile, w, lean):
     vae = vaes[w]
     with fake, torch.no_grad():
         latents = torch.empty(1, 16, *tile, dtype=vae.dtype)
@@ -226,7 +234,7 @@ def test_decode_tile(fake, vaes, tile, w, lean):
 
 @pytest.mark.parametrize("scheme", ["fp16", "nf4"])
 @pytest.mark.parametrize("w", [2, 4])
-def test_language_model(fake, w, scheme):
+def test_language_model(fake, check, w, scheme):
     """Two layers of the real width: what runs is what one of them holds."""
     from transformers import LlamaConfig, LlamaModel
 

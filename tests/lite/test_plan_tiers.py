@@ -35,7 +35,7 @@ def model(folder) -> ModelSizes:
 
 
 @pytest.mark.parametrize("tiers", MIXES, ids=str)
-def test_bytes_in_a_mix_of_tiers(folder, model, tiers):
+def test_bytes_in_a_mix_of_tiers(folder, model, tiers, record_property):
     machine = Machine(vram_bytes=0)
     step = make_step(model, Work(height=64, width=64, frames=5, steps=2), machine, 1024)
     planned = arrange_blocks(model, machine, step, tiers)
@@ -45,6 +45,7 @@ def test_bytes_in_a_mix_of_tiers(folder, model, tiers):
         opened.close()
     assert opened.blocks.tiers == tiers
     assert planned.device_bytes + planned.host.held_bytes == held
+    record_property("accounting", 1.0)
 
 
 def test_a_folder_is_counted_like_its_preset(model):

@@ -82,28 +82,31 @@ def resident(folder, latents_of) -> dict[str, list[torch.Tensor]]:
 
 @pytest.mark.parametrize("pinned", PINNING.values(), ids=PINNING)
 @pytest.mark.parametrize("mix", MIXES, ids=str)
-def test_every_tier_and_ring(folder, latents_of, resident, mix, pinned):
+def test_every_tier_and_ring(folder, latents_of, resident, mix, pinned, record_property):
     """With `test_resumed`, 9 mixes x 3 ways of pinning x 4 rings and more: over 120 runs, one result."""
     for ring, slots in zip((1, 2, 3, 4), (2, 4, 2, 3), strict=True):
         transformer = open_small(folder("fp8"), mix, ring=ring, slots=slots, pinned=pinned)
         assert transformer.blocks.tiers == TierCounts(*mix)
         same(latents_of(transformer), resident["fp8"])
         transformer.close()
+        record_property("same_bits", 1)
 
 
 @pytest.mark.parametrize(("scheme", "mix"), list(product(("int8", "bf16"), MIXES[1:4])), ids=str)
-def test_every_scheme(folder, latents_of, resident, scheme, mix):
+def test_every_scheme(folder, latents_of, resident, scheme, mix, record_property):
     transformer = open_small(folder(scheme), mix)
     same(latents_of(transformer), resident[scheme])
     transformer.close()
+    record_property("same_bits", 1)
 
 
 @pytest.mark.parametrize(("mix", "step"), list(product(MIXES[1:], (1, 2))), ids=str)
-def test_resumed(folder, latents_of, resident, mix, step):
+def test_resumed(folder, latents_of, resident, mix, step, record_property):
     """Going on after a step, in another tier than the steps before, ends with the same bits."""
     transformer = open_small(folder("fp8"), mix)
     same(latents_of(transformer, (step, resident["fp8"][step - 1])), resident["fp8"][step:])
     transformer.close()
+    record_property("same_bits", 1)
 
 
 def test_bf16_is_the_source_itself(folder, source, latents_of, resident):
