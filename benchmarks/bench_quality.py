@@ -51,7 +51,7 @@ class Configuration:
 
     def open(self) -> Pipeline:
         """The pipeline, its parts staying in memory."""
-        return load(self.folder, device="cpu", keep_loaded=True, **self.options)
+        return load(self.folder, device="cpu", keep_loaded=True, prompt_cache=False, **self.options)
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import platform
-import resource
 import shutil
 import subprocess
 import sys
@@ -31,6 +30,7 @@ from .make_full_size import RandomWeights, make_transformer
 from .results import Peaks, Result, check_gate, plain_row
 from .suite import BenchOptions
 from .timing import summarise
+from .watch import host_peak_bytes
 
 CHUNK_BYTES = 16 << 20
 PART = "quantize"
@@ -149,7 +149,7 @@ def _step(arguments: list[str]) -> None:
         source, output, part, transformer = arguments[1:]
         run_quantize(QuantizeOptions(Path(source), Path(output), transformer=transformer, parts=(part,)))
     seconds = time.perf_counter() - began
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = host_peak_bytes()
     print(json.dumps({"seconds": round(seconds, 3), "peak_rss_bytes": peak}))
 
 

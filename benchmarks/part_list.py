@@ -19,7 +19,7 @@ class Part:
 
 
 PARTS = {
-    "stream": Part("bench_stream", 3, "a step with resident and with streamed blocks"),
+    "stream": Part("bench_stream", 4, "a step with resident and with streamed blocks"),
     "kernels": Part("bench_kernels", 3, "every operation and a block of each kind against eager PyTorch"),
     "vae": Part("bench_vae", 2, "the decode of a tile, whole and in chunks of time"),
     "generate": Part("bench_generate", 3, "whole runs: predicted and measured peaks, under caps on a card"),

@@ -98,7 +98,7 @@ def measure(folder: Path | None, tier: str, device: str) -> BenchFile:
     model = demo_root() if folder is None else folder
     plan = make_plan(PlanOptions(model=str(model), tier=tier, device=device))
     name = f"{'converted' if folder else 'shipped'} model, {tier}"
-    run = ShippedRun(load(model, device=device, tier=tier), plan, name)
+    run = ShippedRun(load(model, device=device, tier=tier, prompt_cache=False), plan, name)
     with tempfile.TemporaryDirectory(prefix="hvlite-bench-") as work:
         run.run(Path(work) / "video.mp4")
     samples = tuple(sample for watch in run.watches for sample in watch.samples)

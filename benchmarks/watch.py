@@ -53,7 +53,7 @@ class Watch:
             reserved_bytes=torch.cuda.max_memory_reserved(self._device) if cuda else None,
             process_bytes=self._most.get("process"),
             used_bytes=self._most.get("used"),
-            rss_bytes=max(self._most.get("rss", 0), _host_peak()),
+            rss_bytes=max(self._most.get("rss", 0), host_peak_bytes()),
             pinned_bytes=pinned_bytes,
         )
 
@@ -103,8 +103,11 @@ def _reset_host_peak() -> None:
         return
 
 
-def _host_peak() -> int:
-    """That mark, which sees what falls between two samples; 0 where there is none."""
+def host_peak_bytes() -> int:
+    """That mark, which sees what falls between two samples; 0 where the system keeps none.
+
+    Not getrusage's: there a child begins with the peak of the process that started it.
+    """
     try:
         lines = _STATUS.read_text().splitlines()
     except OSError:
