@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,8 @@ import torch
 from hvlite.lite.config import GenerateConfig
 from hvlite.quantize.convert import QuantizeOptions, run_quantize
 from hvlite.quantize.readers.safetensors_file import open_safetensors
+
+sys.path.insert(0, str(Path(__file__).parent))  # starvation.py
 
 CONFIG = GenerateConfig(
     prompt="a fox on the ice",
