@@ -13,6 +13,7 @@ import pytest
 import torch
 
 import hvlite
+from hvlite.benchmarks.measure import AllocationTracker
 from hvlite.lite.config import DecodeRequest
 from hvlite.lite.events import Event, StepDone
 from hvlite.lite.interrupt import StopFlag
@@ -65,3 +66,17 @@ def test_kill_9_in_mid_decode_leaves_what_was_decoded(clean_model, latents, tmp_
     assert not output.exists()
     frames = read_video(Path(f"{output}.hvlite/partial.mp4"))[0]
     assert frames.shape[0] >= done - 1 > 0
+
+
+def test_the_peak_does_not_grow_with_the_number_of_frames(clean_model):
+    """Apart from the latents, which are all there from the start; from 129 frames on, where two tiles in time are full."""
+    pipeline = hvlite.load(clean_model, device="cpu", keep_loaded=True)
+    peaks = []
+    for frames in (129, 257):
+        latents = torch.randn(1, 16, (frames - 1) // 4 + 1, 2, 4, generator=torch.Generator().manual_seed(1))
+        list(pipeline.decode(latents[:, :, :1]))  # the weights are there before
+        with AllocationTracker() as memory:
+            for chunk in pipeline.decode(latents):
+                del chunk
+        peaks.append(memory.peak_bytes - latents.nbytes)
+    assert max(peaks) <= 1.02 * min(peaks), peaks
