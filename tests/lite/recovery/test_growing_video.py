@@ -69,7 +69,7 @@ def test_kill_9_in_mid_decode_leaves_what_was_decoded(clean_model, latents, tmp_
 
 
 def test_the_peak_does_not_grow_with_the_number_of_frames(clean_model):
-    """Apart from the latents, which are all there from the start; from 129 frames on, where two tiles in time are full."""
+    """Apart from the latents, all there from the start; from 129 frames on, where two tiles in time are full."""
     pipeline = hvlite.load(clean_model, device="cpu", keep_loaded=True)
     peaks = []
     for frames in (129, 257):
