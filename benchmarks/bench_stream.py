@@ -16,7 +16,8 @@ import torch
 from torch import Tensor
 
 from ..errors import MemoryLimitError
-from ..lite.device import memory_errors
+from ..lite.attention import Attention, choose_attention
+from ..lite.device import memory_errors, probe_device
 from ..lite.models.chunked import DEFAULT_TOKEN_CHUNK
 from ..lite.sampling import flow_schedule, guidance_input
 from ..lite.streaming.tiers import TIERS, Tier, TierCounts
@@ -91,7 +92,7 @@ def _measure(options: BenchOptions, store: BlockStore, case: Case, tier: Tier, m
             gate = _gate(step(), measured)  # the warm-up as well
             seconds = time_work(step, device, repeats=REPEATS, warm_up=0, until=_until(options))
             copies = None if tier == "resident" else seconds_of(partial(_pass_over, transformer), device)
-            pinned = pinned_bytes(transformer)
+            pinned, attention = pinned_bytes(transformer), str(attention_of(transformer))
         finally:
             transformer.close()
             if device.type == "cuda":
@@ -117,6 +118,7 @@ def _measure(options: BenchOptions, store: BlockStore, case: Case, tier: Tier, m
             "blocks": len(store.files),
             "hidden_size": store.config.hidden_size,
             "token_chunk": DEFAULT_TOKEN_CHUNK,
+            "attention": attention,
         },
     )
 
@@ -134,8 +136,15 @@ def step_function(
         flow_schedule(schedule_steps, 7.0).timesteps,
         guidance_input(6.0, transformer.dtype),
         token_chunk=token_chunk,
+        attention=attention_of(transformer),
     )
     return partial(torch.no_grad()(velocity), latents.to(transformer.device), 0)
+
+
+def attention_of(transformer: LoadedTransformer) -> Attention:
+    """What `--attention auto` takes here."""
+    chosen = choose_attention("auto", probe_device(transformer.device.type), transformer.dtype)
+    return chosen.for_heads(transformer.config.head_dim, transformer.device)
 
 
 def _gate(output: Tensor, measured: Measured) -> str:

@@ -107,7 +107,7 @@ def test_command(videos, capsys, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("other", "code", "said"), [("wide", 2, "16x48"), ("long", 2, "has 9"), ("missing", 3, "does not exist")]
+    ("other", "code", "said"), [("wide", 2, "16x48"), ("long", 2, "has 9"), ("missing", 2, "does not exist")]
 )
 def test_videos_that_do_not_go_together(videos, capsys, tmp_path, other, code, said):
     assert main(["compare", str(videos["a"]), str(videos.get(other, tmp_path / "missing.mp4"))]) == code
