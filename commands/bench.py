@@ -19,6 +19,7 @@ from .paths import require_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from contextlib import AbstractContextManager
 
     from ..benchmarks.results import BenchFile
 
@@ -83,9 +84,19 @@ def bench(
     suite = run_suite(
         names, device=device, threads=threads, minutes=minutes, vram_limit=vram_limit, tell=SafeLine(sys.stderr).write
     )
-    made = _run(suite, output or (None if part else DEFAULT_OUTPUT))
+    with _to_oneself(device):
+        made = _run(suite, output or (None if part else DEFAULT_OUTPUT))
     _print(made, json_lines=json_lines)
     made.require_right()
+
+
+def _to_oneself(device: str) -> AbstractContextManager[None]:
+    """Nothing else of hvlite runs on the card meanwhile: it would be measured too. Waits for it."""
+    from ..display import PlainDisplay
+    from ..lite.interrupt import StopFlag
+    from ..lite.launch import device_to_oneself
+
+    return device_to_oneself(device, "bench", PlainDisplay(sys.stderr).show, StopFlag(), wait=True)
 
 
 def _run(suite: Iterator[BenchFile], output: Path | None) -> BenchFile:
