@@ -25,6 +25,7 @@ from .interrupt import StopFlag
 from .output.preview import write_preview
 from .pipeline import Pipeline, load
 from .planning.view import plan_json, plan_line
+from .recovery.host_cap import check_host_cap
 from .recovery.steps import OnNonfinite
 from .sampling import initial_latents
 from .state.latents_file import read_latents
@@ -177,6 +178,7 @@ class _Run:
         """The video of the latents, written as it is decoded."""
         chunks = self.pipeline.decode(latents, self.arrangement)
         kept = f"the latents are kept in {self.state.latents_path}"
+        self._check_host("before the decode", kept)
         write_video(
             self.request.output,
             _watched(chunks, latents, self.on_event, self.stop, kept, self._resume_command()),
@@ -206,11 +208,16 @@ class _Run:
                 self.state.save_step(done, latents)
                 self._preview(done, latents)
                 report.step(done)
+                if done < steps:
+                    self._check_host(f"after step {done} of {steps}", f"the work is kept in {self.state.folder}")
                 if self.stop.requested and done < steps:
                     kept = f"the work is kept in {self.state.folder}"
                     raise _stopped(f"after step {done} of {steps}", kept, self._resume_command())
             report.detail = f"{steps - start} steps"
         return latents
+
+    def _check_host(self, where: str, kept: str) -> None:
+        check_host_cap(self.pipeline.machine.ram_bytes, where, kept)
 
     def _preview(self, done: int, latents: Tensor) -> None:
         every, latent_rgb = self.request.preview_every, self.pipeline.card.latent_rgb
