@@ -2,9 +2,9 @@
 
     python -m hvlite.benchmarks.soak --model FOLDER --jobs 500 --out benchmarks/results/soak.json
 
-A job is a whole run as `hvlite generate` makes it: the model opened, the prompt encoded, a checkpoint a step, an mp4 that
-is then deleted. Tiers and classifier-free guidance change from job to job. The slope is that of a line through the
-resident memory after each job, the first ones left out (allocator and libraries take what they need). A plot goes beside.
+A job is a whole run as `hvlite generate` makes it: the model opened, the prompt encoded, a checkpoint a step, an mp4
+that is then deleted. Tiers and classifier-free guidance change from job to job. The slope is that of a line through the
+resident memory after each job, the first ones left out (allocator, libraries). A plot goes beside.
 """
 
 from __future__ import annotations

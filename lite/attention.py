@@ -59,10 +59,10 @@ _RATE = "not measured on this card: bound {ours} TOPS; published: sageattention 
 # By compute capability; one that is not here takes the entry of the nearest lower one.
 AUTO: dict[int, tuple[AttentionVariant, str]] = {
     80: (INT8_FP16, "not measured on this card: int8 has twice the rate of bf16; no fp8"),
-    86: (INT8_FP16, _RATE.format(ours=140, sage=134, flash="68 to 71")),
-    89: (INT8_FP8_FP16, _RATE.format(ours=434, sage=322, flash=164)),
-    90: (INT8_FP8, _RATE.format(ours=781, sage=518, flash=339)),
-    120: (INT8_FP8_FP16, _RATE.format(ours=563, sage=479, flash=214)),
+    86: (INT8_FP16, _RATE.format(ours=146, sage=134, flash="68 to 71")),
+    89: (INT8_FP8_FP16, _RATE.format(ours=464, sage=322, flash=164)),
+    90: (INT8_FP8, _RATE.format(ours=877, sage=518, flash=339)),
+    120: (INT8_FP8_FP16, _RATE.format(ours=598, sage=479, flash=214)),
 }
 CPU_VARIANT = INT8_FP16  # the most exact of those in 8 bits
 

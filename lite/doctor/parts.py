@@ -12,7 +12,6 @@ from ...kernels.triton_state import triton_state
 from .finding import Finding, Patient
 
 NEEDED = ("torch", "transformers", "tokenizers", "safetensors", "av", "numpy")
-FLASH = (8, 0)
 AGAIN = "pip install --force-reinstall -c constraints.txt ."
 
 
@@ -68,19 +67,17 @@ def check_encoders(patient: Patient) -> Iterator[Finding]:
 def check_ways(patient: Patient) -> Iterator[Finding]:
     """Which attention and which matrix products a run will use, and why."""
     from ..arithmetic import choose_arithmetic, describe_kernels, kernel_capability
-    from ..device import probe_device
+    from ..attention import choose_attention
+    from ..device import choose_dtypes, probe_device
 
     info = probe_device(patient.device)
-    if not info.is_cuda or info.capability is None:
-        attention, why = "torch scaled_dot_product_attention in fp32", "a CPU"
-    else:
-        kind = "flash" if info.capability >= FLASH else "memory-efficient"
-        attention = f"torch scaled_dot_product_attention, {kind}"
-        why = f"capability {info.capability[0]}.{info.capability[1]}; Triton: {triton_state().reason}"
-    yield Finding("attention", "ok", f"{attention} ({why})")
+    attention = choose_attention("auto", info, choose_dtypes(info).transformer)
+    yield Finding("attention", "ok", f"{attention} ({attention.why})")
     linear = describe_kernels(info.device, choose_arithmetic("auto", kernel_capability(info.device)))
-    on_cpu = "" if info.is_cuda else ", in fp32"
-    yield Finding("linear layers", "ok", f"{linear}{on_cpu} for fp8 and int8 weights ({why})")
+    why = "a CPU, in fp32"
+    if info.is_cuda and info.capability is not None:
+        why = f"capability {info.capability[0]}.{info.capability[1]}; Triton: {triton_state().reason}"
+    yield Finding("linear layers", "ok", f"{linear} for fp8 and int8 weights ({why})")
 
 
 def check_python(patient: Patient) -> Iterator[Finding]:

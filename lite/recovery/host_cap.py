@@ -17,7 +17,7 @@ def resident_bytes() -> int:
 
 
 def check_host_cap(limit_bytes: int, where: str, kept: str) -> None:
-    """Raise MemoryLimitError where the process holds more than its cap; `where` and `kept` say what is done and safe."""
+    """MemoryLimitError where the process holds more than its cap; `where`, `kept`: what is done and what is safe."""
     held = resident_bytes()
     if held > limit_bytes:
         raise MemoryLimitError(
