@@ -50,7 +50,5 @@ def test_a_run_over_the_cap_keeps_its_work(
         run_generate(request, ignore, StopFlag())
     monkeypatch.undo()
     run_generate(replace(request, resume=True), ignore, StopFlag())
-    one, other = (
-        read_latents(tmp_path / f"{name}.mp4.hvlite" / "latents.safetensors")[0] for name in ("whole", "a")
-    )
+    one, other = (read_latents(tmp_path / f"{name}.mp4.hvlite" / "latents.safetensors")[0] for name in ("whole", "a"))
     assert torch.equal(one, other)
