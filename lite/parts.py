@@ -78,6 +78,14 @@ class ModelParts:
         return Computation(self.dtypes.transformer, self.arithmetic)
 
     @property
+    def fused_schemes(self) -> tuple[str, ...]:
+        """Schemes whose layers are multiplied as 8-bit codes by our kernels: what the plan counts without widening."""
+        if kernel_capability(self.device.device) is None:
+            return ()
+        ways = {"int8": self.arithmetic.int8, "fp8": self.arithmetic.fp8}
+        return tuple(name for name, way in ways.items() if way == "w8a8")
+
+    @property
     def is_streamable(self) -> bool:
         """Whether the transformer's blocks are files of their own: it is that of an hvlite folder."""
         transformer = self.files.transformer

@@ -79,7 +79,7 @@ class Pipeline:
         self.keep_prompts = True  # embeddings of prompts, on disk
         self.tier = tier
         machine = machine_of(parts.device, limits or MemoryLimits())
-        self.machine = replace(machine, attention=parts.attention.kv_name)
+        self.machine = replace(machine, attention=parts.attention.kv_name, fused=parts.fused_schemes)
         self.fingerprint = model_fingerprint(parts.files, parts.model_config)
 
     def plan(self, config: GenerateConfig) -> MemoryPlan:

@@ -7,6 +7,7 @@ on a SentencePiece pipeline, which splits Llama-3 text wrongly. CLIP's older voc
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -109,7 +110,13 @@ def _with_clip_pipeline(tokenizer: Tokenizer, vocab: dict[str, int]) -> Tokenize
 def _read_tokenizer_json(path: Path) -> Tokenizer:
     text = _read_text(path)
     with naming_file(path):
-        tokenizer = Tokenizer.from_str(text)
+        return _parsed(text)
+
+
+@lru_cache(maxsize=4)
+def _parsed(text: str) -> Tokenizer:
+    """Kept for the process: with every new tokenizer the library (0.23) keeps about 18 KiB of its own for good."""
+    tokenizer = Tokenizer.from_str(text)
     tokenizer.no_truncation()
     tokenizer.no_padding()
     return tokenizer

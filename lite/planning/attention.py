@@ -17,13 +17,29 @@ class KvWidth:
     v: int | None = None
 
 
-SIXTEEN_BIT = "16-bit"  # what runs today: K and V in the type of the activations (fp32 on a CPU)
+SIXTEEN_BIT = "16-bit"  # K and V in the type of the activations (fp32 on a CPU)
 KV_WIDTHS = {
     SIXTEEN_BIT: KvWidth(),
     "int8-fp16": KvWidth(1, 2),
     "int8-fp8-fp16": KvWidth(1, 1),
     "int8-fp8": KvWidth(1, 1),
 }
+
+
+def attention_of(capability: tuple[int, int]) -> str:
+    """What a card of this capability takes by itself (`lite.attention`), its Triton in order."""
+    if capability < (8, 0):
+        return SIXTEEN_BIT
+    if capability < (8, 9):
+        return "int8-fp16"
+    return "int8-fp8" if (9, 0) <= capability < (12, 0) else "int8-fp8-fp16"
+
+
+def fused_of(capability: tuple[int, int]) -> tuple[str, ...]:
+    """The schemes whose codes such a card multiplies (`lite.arithmetic`)."""
+    if capability < (8, 0):
+        return ()
+    return ("int8",) if capability < (8, 9) else ("int8", "fp8")
 
 
 def kv_bytes(attention: str, tokens: int, hidden: int, heads: int, w: int, chunk: int) -> int:

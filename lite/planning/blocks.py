@@ -90,6 +90,7 @@ def make_step(model: ModelSizes, work: Work, machine: Machine, chunk: int) -> St
         scheme=model.scheme if model.streamable else plain,
         guided=work.guided,
         attention=machine.attention,
+        fused=model.streamable and model.scheme in machine.fused,
     )
 
 

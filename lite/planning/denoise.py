@@ -24,7 +24,7 @@ class Step:
     """The size of a denoise step. `w`: bytes of an activation element; `scheme`: how the blocks' weights are stored.
 
     `guided`: classifier-free guidance runs a second prompt, with a modulation table of its own. `attention`: one of
-    `KV_WIDTHS`.
+    `KV_WIDTHS`. `fused`: weights are multiplied as 8-bit codes, never widened.
     """
 
     config: TransformerConfig
@@ -38,6 +38,7 @@ class Step:
     scheme: str = "bf16"
     guided: bool = False
     attention: str = SIXTEEN_BIT
+    fused: bool = False
 
     @property
     def latent_count(self) -> int:
@@ -84,7 +85,8 @@ def modulation_moment(step: Step) -> Moment:
 def peak_moment(step: Step) -> Moment:
     """The moment of a step at which most is alive, with all that lies there anyway."""
     kept, sequence = _kept_bytes(step), _sequence_bytes(step)
-    blocks = (*_double_block(step), *_single_block(step), _patches(step))
+    plain = (*_double_block(step), *_single_block(step)) if not step.fused else (_fused_block(step),)
+    blocks = (*plain, _patches(step))
     most = max(blocks, key=lambda moment: moment.nbytes)
     return max(
         Moment(most.name, kept + sequence + most.nbytes),
@@ -155,6 +157,12 @@ def _single_block(step: Step) -> Iterator[Moment]:
     yield Moment("single block: input of linear2", 3 * part + both)
     yield Moment("single block: MLP", part + both + op.linear(n, inner, hidden, w, step.scheme).peak)
     yield Moment("single block: linear2", both + op.linear(n, hidden, hidden + inner, w, step.scheme).peak)
+
+
+def _fused_block(step: Step) -> Moment:
+    """Where most is alive when norms, GELU and products work on codes: linear2's input, its codes, a scale a token."""
+    n, w, hidden, inner, _ = _sizes(step)
+    return Moment("single block: codes of linear2's input", (w + 1) * n * (hidden + inner) + op.FP32 * n)
 
 
 def _sizes(step: Step) -> tuple[int, int, int, int, int]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from ...errors import ConfigError
+from .attention import attention_of, fused_of
 from .gpus import Gpu, find_gpu
 from .limits import gib
 from .types import DEFAULT_RAM_LIMIT_BYTES, Machine
@@ -38,6 +39,14 @@ def machine_of(info: DeviceInfo, limits: MemoryLimits) -> Machine:
     gpu = present_gpu(info)
     vram = gpu.memory_bytes if limits.vram_bytes is None else min(gpu.memory_bytes, limits.vram_bytes)
     return Machine(vram_bytes=vram, ram_bytes=limits.ram, gpu=gpu)
+
+
+def on_its_kernels(machine: Machine) -> Machine:
+    """With the attention and the arithmetic that a card of its capability takes; as it is where that is not known."""
+    if machine.gpu is None or machine.gpu.capability is None:
+        return machine
+    capability = machine.gpu.capability
+    return replace(machine, attention=attention_of(capability), fused=fused_of(capability))
 
 
 def present_gpu(info: DeviceInfo) -> Gpu:

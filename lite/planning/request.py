@@ -16,7 +16,7 @@ from ..streaming.tiers import TIER_CHOICES
 from .caps_table import caps_table
 from .gpus import find_gpu
 from .limits import parse_limit
-from .machine import MemoryLimits, machine_of
+from .machine import MemoryLimits, machine_of, on_its_kernels
 from .model import plan_model
 from .types import Machine, MemoryPlan, Work
 
@@ -99,12 +99,12 @@ def choose_machine(options: PlanOptions) -> Machine:
     if options.gpu is not None:
         gpu = find_gpu(options.gpu)
         vram = min(gpu.memory_bytes, limits.vram_bytes or gpu.memory_bytes)
-        return Machine(vram_bytes=vram, ram_bytes=limits.ram, gpu=gpu)
+        return on_its_kernels(Machine(vram_bytes=vram, ram_bytes=limits.ram, gpu=gpu))
     if limits.vram_bytes is not None:
         return Machine(vram_bytes=limits.vram_bytes, ram_bytes=limits.ram)
     from ..device import probe_device
 
-    return machine_of(probe_device(options.device), limits)
+    return on_its_kernels(machine_of(probe_device(options.device), limits))
 
 
 def plan(**options: Any) -> MemoryPlan:

@@ -53,7 +53,8 @@ class Work:
 class Machine:
     """What it may use. `vram_bytes` 0: no graphics card, everything runs on the CPU in fp32. `gpu`: rates, if known.
 
-    `attention`: how its kernel keeps K and V, one of `attention.KV_WIDTHS`.
+    `attention`: how its kernel keeps K and V, one of `attention.KV_WIDTHS`. `fused`: the schemes (fp8, int8) whose
+    linear layers it multiplies as 8-bit codes, in our kernels; others are widened first.
     """
 
     vram_bytes: int
@@ -61,6 +62,7 @@ class Machine:
     pinned_bytes: int = PINNED_LIMIT_BYTES
     gpu: Gpu | None = None
     attention: str = SIXTEEN_BIT
+    fused: tuple[str, ...] = ()
 
     @property
     def on_cpu(self) -> bool:

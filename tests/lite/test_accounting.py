@@ -17,7 +17,9 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from hvlite.benchmarks.measure import AllocationTracker
-from hvlite.kernels import ops
+from hvlite.kernels import ops, quantized_attention
+from hvlite.kernels.attention_variant import INT8_FP8, INT8_FP16
+from hvlite.lite.attention import EXACT, Attention
 from hvlite.lite.encoders.text_models import HOW_IT_RUNS
 from hvlite.lite.models.linear import Nf4Linear, QuantLinear
 from hvlite.lite.models.transformer import HunyuanVideoTransformer
@@ -168,9 +170,14 @@ def transformer(mode: FakeTensorMode, w: int, scheme: str) -> HunyuanVideoTransf
     return model
 
 
-def measured_step(mode: FakeTensorMode, step: Step) -> Measured:
+def measured_step(
+    mode: FakeTensorMode,
+    step: Step,
+    model: HunyuanVideoTransformer | None = None,
+    attention: Attention = EXACT,
+) -> Measured:
     """A step as `sampling.denoise` runs it from the second one on: the velocity of the one before is still there."""
-    model = transformer(mode, step.w, step.scheme)
+    model = model or transformer(mode, step.w, step.scheme)
     with mode, torch.no_grad():
         dtype = DTYPES[step.w]
         embeds = PromptEmbeds(
@@ -182,7 +189,12 @@ def measured_step(mode: FakeTensorMode, step: Step) -> Measured:
             weights = memory.live_bytes
             loaded = LoadedTransformer(model, ResidentBlocks(model))
             velocity = Velocity(
-                loaded, embeds, torch.empty(step.steps), torch.empty(1, dtype=dtype), token_chunk=step.chunk
+                loaded,
+                embeds,
+                torch.empty(step.steps),
+                torch.empty(1, dtype=dtype),
+                token_chunk=step.chunk,
+                attention=attention,
             )
             latents, before = torch.empty(shape), torch.empty(shape)
             memory.restart()
@@ -270,3 +282,50 @@ def test_tracker_counts_what_lives():
         del third
         assert memory.live_bytes == 0
         assert memory.peak_operator == "aten.add.Tensor"
+
+
+# A step in fused kernels
+
+
+@pytest.fixture
+def kernels_run(monkeypatch):
+    """Fake tensors on the CPU stand for those on a card: torch without CUDA cannot slice fake CUDA tensors."""
+    for module in (ops, quantized_attention):
+        monkeypatch.setattr(module, "runs_kernels", lambda device: True)
+
+
+@cache
+def fused_transformer(mode: FakeTensorMode, codes: torch.dtype) -> HunyuanVideoTransformer:
+    """The same blocks, multiplied as codes."""
+    with mode:
+        model = built(lambda: HunyuanVideoTransformer(CONFIG), DTYPES[2])
+        for block in (*model.double_blocks, *model.single_blocks):
+            for name, layer in [(name, layer) for name, layer in block.named_modules() if isinstance(layer, nn.Linear)]:
+                if "mod" not in name:
+                    weight, scale = torch.empty_like(layer.weight, dtype=codes), torch.empty(layer.out_features)
+                    block.set_submodule(name, QuantLinear(weight, scale, layer.bias, "w8a8"))
+    return model
+
+
+@pytest.mark.parametrize("codes", [torch.int8, torch.float8_e4m3fn])
+@pytest.mark.parametrize("variant", [INT8_FP8, INT8_FP16, None], ids=lambda v: v.name if v else "16-bit")
+@pytest.mark.parametrize(
+    ("size", "chunk"),
+    [((720, 1280, 129), 8192), ((720, 1280, 129), 4096), ((544, 960, 33), 2048), ((320, 512, 33), 1024)],
+)
+def test_fused_step(fake, check, kernels_run, size, chunk, variant, codes):
+    height, width, frames = size
+    attention = Attention("hvlite", variant, "a test") if variant else EXACT
+    step = Step(
+        config=CONFIG,
+        height=height,
+        width=width,
+        frames=frames,
+        steps=50,
+        chunk=chunk,
+        scheme="int8",
+        attention=attention.kv_name,
+        fused=True,
+    )
+    real = measured_step(fake, step, fused_transformer(fake, codes), attention)
+    check(f"{size}, chunk {chunk}, {attention.kv_name}", peak_moment(step).nbytes, real, limit=0.01)
