@@ -79,7 +79,6 @@ def test_every_launch_setting_was_compiled(rows: list[Row]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.timeout(900)
-@pytest.mark.skipif(not (ROOT / "kernels" / "joint_attention.py").exists(), reason="there is no attention kernel yet")
 @pytest.mark.parametrize(("capability", "instruction", "ratio"), MUST, ids=["3090", "4090", "5090", "H200"])
 def test_attention_is_ahead_of_sageattention(rows: list[Row], capability: int, instruction: str, ratio: float) -> None:
     found = [row for row in rows if row["capability"] == capability and row["kernel"].startswith("joint_attention")]
