@@ -88,7 +88,7 @@ _UNITS: dict[str, Callable[[float], str]] = {
     "_s": _seconds,
     "_share": lambda value: f"{value:.1%}",
     "_ratio": lambda value: f"{value:.2f}x",
-    "_tops": lambda value: f"{value:.0f} TOPS",
+    "_tops": lambda value: f"{value:.0f} TOPS" if value >= 10 else f"{value:.2g} TOPS",
     "_db": lambda value: f"{value:.1f} dB",
     "_w": lambda value: f"{value:.0f} W",
 }
