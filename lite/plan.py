@@ -4,8 +4,9 @@ The rules, in the order they are applied:
 1. Nothing runs that does not fit: every stage's peak and the reserve lie under the limit, or the plan says `fits: no`.
 2. The official decode geometry first, decoded whole, then in chunks of time (the same pixels); smaller tiles last, for
    their pixels differ slightly.
-3. The token chunk and the number of resident blocks that give the fastest step; without known rates, the fewest bytes
-   to stream, then the largest chunk. Resident blocks are never copied; a larger chunk widens weights less often.
+3. The token chunk and the number of resident blocks that give the fastest step. Of equally fast ones those with chunks
+   that fill a card, then the fewest bytes to stream, then the largest chunk; without known rates the fewest bytes.
+   Resident blocks are never copied; a larger chunk widens weights less often, where they are widened.
 4. Blocks that do not fit on the device are kept in host memory as far as the RAM limit goes (a disk is slower), the
    rest is read from disk in every step.
 """

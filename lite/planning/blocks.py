@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from ..streaming.tiers import Tier, TierCounts, choose_tier, spread_tiers
-from .denoise import TOKEN_CHUNKS, Step, modulation_moment, peak_moment
+from .denoise import FULL_CHUNK, TOKEN_CHUNKS, Step, modulation_moment, peak_moment
 from .host import RING, HostShare, host_share
 from .model import ModelSizes
 from .time import Streaming, step_seconds
@@ -50,11 +50,14 @@ def choose_blocks(model: ModelSizes, work: Work, machine: Machine, tier: str = "
     return min(smallest, key=lambda each: each.denoise_bytes + each.host.peak_bytes * machine.on_cpu)
 
 
-def _cost(arrangement: Arrangement, model: ModelSizes, machine: Machine) -> tuple[float, int, int]:
-    """Time first. Of equally fast ones (copies hide) the larger chunk; where no rate is known the fewest copies."""
+def _cost(arrangement: Arrangement, model: ModelSizes, machine: Machine) -> tuple[float, bool, int, int]:
+    """Time first. Of equally fast ones (copies hide) those whose chunks fill a card, then the fewest copies.
+
+    Where no rate is known the fewest copies decide.
+    """
     seconds = step_seconds(model, arrangement.step, arrangement.streaming, machine.gpu)
     copied, chunk = arrangement.streaming.copied_bytes, arrangement.step.chunk
-    return (0.0, copied, -chunk) if seconds is None else (seconds, -chunk, copied)
+    return (0.0, False, copied, -chunk) if seconds is None else (seconds, chunk < FULL_CHUNK, copied, -chunk)
 
 
 def _fits(arrangement: Arrangement, machine: Machine) -> bool:

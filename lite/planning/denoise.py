@@ -17,6 +17,8 @@ from .types import Moment
 LATENT_RATIO = (4, 8, 8)  # frames, rows and columns of the video behind one of the latents
 SMALL_BYTES = 64 << 10  # scalars, timesteps, vectors of a token
 TOKEN_CHUNKS = (8192, 4096, 2048, 1024)  # the first is the default; more saves nothing, less widens weights more often
+# A 4096 x 3072 product is 768 tiles of 128 x 128, several for each multiprocessor of any card; half of that is few.
+FULL_CHUNK = 4096
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -56,9 +56,8 @@ def make_caps_table(options: PlanOptions) -> str:
     limits = MemoryLimits(ram_bytes=parse_limit("--ram-limit", options.ram_limit))
     gpu = None if options.gpu is None else find_gpu(options.gpu)
     work = _work(options, _card(options.model))
-    return caps_table(
-        plan_model(options.model or demo_root()), work, Machine(vram_bytes=0, ram_bytes=limits.ram, gpu=gpu)
-    )
+    machine = on_its_kernels(Machine(vram_bytes=0, ram_bytes=limits.ram, gpu=gpu))
+    return caps_table(plan_model(options.model or demo_root()), work, machine)
 
 
 def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:

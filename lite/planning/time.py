@@ -49,8 +49,8 @@ def compute_seconds(model: ModelSizes, step: Step, gpu: Gpu | None) -> float | N
 
 
 def _widening(model: ModelSizes, step: Step) -> float:
-    """Bytes moved to widen quantized weights, anew for every chunk."""
-    if model.scheme not in ("fp8", "int8"):
+    """Bytes moved to widen quantized weights, anew for every chunk. Fused layers multiply the codes as they are."""
+    if step.fused or model.scheme not in ("fp8", "int8"):
         return 0.0
     chunks = -(-step.video // step.chunk)
     return chunks * model.block_elements * (1 + 3 * 4 + 2 * step.w)

@@ -7,11 +7,13 @@ from typing import Any
 
 from ..card import OFFICIAL_CARD, OFFICIAL_SIZES
 from ..plan import plan_memory
+from .gpus import find_gpu
 from .limits import gib
+from .machine import on_its_kernels
 from .model import plan_model
 from .types import GIB, Machine, MemoryPlan, Work
 
-TABLE_CARDS_GIB = (8, 12, 16, 24)
+TABLE_CARDS = ("RTX 4060", "RTX 3060", "RTX 4070", "RTX 4080", "RTX 3090")
 TABLE_FRAMES = (129, 65, 33)
 
 
@@ -146,16 +148,17 @@ def _duration(seconds: float | None) -> str:
 
 def markdown_table(preset: str = "hunyuan-video-fp8") -> str:
     """Official sizes by cards of 8, 12, 16 and 24 GB: peak on the card with the reserve, and where the blocks are."""
-    model = plan_model(preset)
+    model, gpus = plan_model(preset), [find_gpu(name) for name in TABLE_CARDS]
+    machines = [on_its_kernels(Machine(vram_bytes=gpu.memory_bytes, gpu=gpu)) for gpu in gpus]
     lines = [
-        "| size | frames | " + " | ".join(f"{card} GB" for card in TABLE_CARDS_GIB) + " |",
-        "|---|---|" + "---|" * len(TABLE_CARDS_GIB),
+        "| size | frames | " + " | ".join(f"{gpu.name}, {gpu.memory_bytes // GIB} GB" for gpu in gpus) + " |",
+        "|---|---|" + "---|" * len(gpus),
     ]
     for name, by_aspect in OFFICIAL_SIZES.items():
         height, width = by_aspect["16:9"]
         for frames in TABLE_FRAMES:
             work = Work(height=height, width=width, frames=frames, steps=OFFICIAL_CARD.steps)
-            plans = [plan_memory(model, work, Machine(vram_bytes=card * GIB)) for card in TABLE_CARDS_GIB]
+            plans = [plan_memory(model, work, machine) for machine in machines]
             lines.append(f"| {name} {height}x{width} | {frames} | " + " | ".join(_cell(plan) for plan in plans) + " |")
     return "\n".join(lines)
 

@@ -34,7 +34,24 @@ def test_arithmetic(capability):
 
 
 def test_every_block_of_720p_is_resident_on_12_gib():
-    """With V in fp8, as cards from the RTX 40 series on take it."""
-    plan = make_plan(PlanOptions(model="hunyuan-video-fp8", gpu="RTX 4070", tier="resident"))
+    """With V in fp8, as cards from the RTX 40 series on take it; nobody has to ask for it."""
+    plan = make_plan(PlanOptions(model="hunyuan-video-fp8", gpu="RTX 4070"))
     assert plan.fits
     assert plan.blocks.resident == plan.blocks.total == 60
+    assert plan.token_chunk == 4096
+
+
+def test_chunks_stay_large_enough_to_fill_a_card():
+    """Smaller ones would leave room for another block, and cost more than its copy, which hides."""
+    plan = make_plan(PlanOptions(model="hunyuan-video-fp8", gpu="RTX 4060"))
+    assert plan.blocks.host
+    assert plan.token_chunk == 4096
+
+
+@pytest.mark.parametrize("gpu", ["RTX 4090", "RTX 3090"])
+def test_fused_layers_take_no_time_to_widen(gpu):
+    """int8 is fused on both: a step is estimated as one of plain 16-bit weights, which are never widened."""
+    int8, bf16 = (
+        make_plan(PlanOptions(model=f"hunyuan-video-{scheme}", gpu=gpu)).seconds_per_step for scheme in ("int8", "bf16")
+    )
+    assert int8 == pytest.approx(bf16)
