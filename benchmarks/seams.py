@@ -3,15 +3,17 @@
     python -m hvlite.benchmarks.seams --out benchmarks/results/seams.json
 
 The mean step between neighbouring pixels across the lines where a tile begins or its blend ends, over the mean step
-everywhere else: 1 where nothing is to be seen. The same figure of the same latents decoded in one piece is what it
-should be, since a picture has edges of its own. Latents: a video of the shipped model at a larger size, and smooth
-random ones, on which nothing hides a seam.
+everywhere else. The same figure of the same latents decoded in one piece is what it should be, since a picture has
+edges of its own. Latents: a video of the shipped model at a larger size, a smooth picture encoded, and smooth noise, on
+which nothing hides a seam. Each also with the norm statistics and the attention of the whole frame, to see where seams
+come from (`whole_frame.py`).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,14 +22,22 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..files import write_atomic
-from ..lite.arrangement import DecodeArrangement
 from ..lite.config import GenerateConfig
+from ..lite.models.vae import AutoencoderKLCausal3D
 from ..lite.pipeline import Pipeline, load
 from ..lite.sampling import initial_latents
 from ..lite.tiling import SPACE_RATIO, TileSpec, space_tiles
+from ..lite.video import frames_to_uint8
+from .whole_frame import WholeFrame
 
 SIDE = 320  # pixels: the official tile of 32 latents cuts it
 FRAMES = 5
+SHARED: dict[str, dict[str, bool]] = {
+    "tiles": {},
+    "statistics": {"statistics": True},
+    "attention": {"attention": True},
+    "both": {"statistics": True, "attention": True},
+}
 TILES = {"official": TileSpec(), "half": TileSpec(height=16, width=16), "quarter": TileSpec(height=8, width=8)}
 
 
@@ -68,15 +78,54 @@ def shown_latents(pipeline: Pipeline) -> Tensor:
     return latents
 
 
-def compare(pipeline: Pipeline, latents: Tensor, tile: TileSpec) -> dict[str, float]:
-    """The figure in tiles and in one piece, and how far apart they are."""
-    rows, columns = seam_lines(latents.shape[3] * SPACE_RATIO, latents.shape[4] * SPACE_RATIO, tile)
-    whole = pipeline.arrange_decode(latents, tiled=False).tile
-    ratios = [
-        seam_ratio(torch.cat(list(pipeline.decode(latents, DecodeArrangement(each, False)))), rows, columns)
-        for each in (tile, whole)
+def smooth_picture(vae: AutoencoderKLCausal3D, side: int, frames: int) -> Tensor:
+    """What the VAE makes of colours that change slowly over the picture: [1, 16, T, H, W]."""
+    up, across = torch.meshgrid(torch.linspace(0, 1, side), torch.linspace(0, 1, side), indexing="ij")
+    colours = torch.stack([across, 0.3 + 0.4 * up, 1 - 0.7 * (up - 0.5).hypot(across - 0.5)]) * 2 - 1
+    moments = vae.encode(colours[None, :, None].expand(1, 3, frames, side, side).to(vae.device, vae.dtype))
+    return moments.chunk(2, dim=1)[0].float()
+
+
+def compare(whole: WholeFrame, tile: TileSpec) -> dict[str, float]:
+    """The figure in one piece and in tiles; how far apart, also where tiles have what is the whole frame's."""
+    frames = frames_to_uint8(whole.video)
+    height, width = frames.shape[1:3]
+    rows, columns = seam_lines(height, width, tile)
+    in_one_piece = seam_ratio(frames, rows, columns)
+    found: dict[str, float] = {"in_one_piece": in_one_piece}
+    for name, shared in SHARED.items():
+        made = frames_to_uint8(whole.decode(tile, **shared))
+        found[f"{name}_difference"] = seam_ratio(made, rows, columns) / in_one_piece - 1
+        found[f"{name}_mean_levels"] = float((made.float() - frames.float()).abs().mean())
+    return found
+
+
+@torch.no_grad()
+def measure(pipeline: Pipeline) -> Iterator[dict[str, Any]]:
+    """A row for each kind of latents and each tile."""
+    with pipeline.parts.vae() as vae:
+        sources = {
+            "shipped model": shown_latents(pipeline) / vae.config.scaling_factor,
+            "smooth picture": smooth_picture(vae, SIDE, FRAMES),
+            "smooth noise": smooth_latents(2, SIDE) / vae.config.scaling_factor,
+        }
+        for source, latents in sources.items():
+            whole = WholeFrame(vae, latents)
+            for name, tile in TILES.items():
+                yield {"latents": source, "tile": name, "tile_latents": tile.height, **compare(whole, tile)}
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as Markdown: differences of the seam figure, and of the pixels in grey levels."""
+    lines = [
+        "| latents | tile | in tiles | the whole frame's norms | its attention | both | tiles differ by | with both |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
     ]
-    return {"tiled": ratios[0], "in_one_piece": ratios[1], "difference": ratios[0] / ratios[1] - 1}
+    for row in rows:
+        seams = " | ".join(f"{row[f'{name}_difference']:+.1%}" for name in SHARED)
+        levels = " | ".join(f"{row[f'{name}_mean_levels']:.2f}" for name in ("tiles", "both"))
+        lines.append(f"| {row['latents']} | {row['tile']}, {row['tile_latents']} | {seams} | {levels} |")
+    return "\n".join(lines)
 
 
 def main() -> None:
@@ -85,18 +134,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     args = parser.parse_args()
     torch.set_num_threads(1)
-    pipeline = load(device="cpu", keep_loaded=True)
-    sources = {"shipped model": shown_latents(pipeline), "smooth": smooth_latents(2, SIDE)}
-    rows: list[dict[str, Any]] = [
-        {"latents": source, "tile": name, "tile_latents": tile.height, **compare(pipeline, latents, tile)}
-        for source, latents in sources.items()
-        for name, tile in TILES.items()
-    ]
+    rows = list(measure(load(device="cpu", keep_loaded=True)))
     made = {"benchmark": "seams", "size": [SIDE, SIDE, FRAMES], "torch": torch.__version__, "rows": rows}
     write_atomic(args.out, json.dumps(made, indent=1).encode() + b"\n")
-    for row in rows:
-        figures = f"{row['tiled']:.3f} / {row['in_one_piece']:.3f} ({row['difference']:+.1%})"
-        print(f"{row['latents']}, {row['tile']}: {figures}")
+    print(table(rows))
 
 
 if __name__ == "__main__":
