@@ -51,7 +51,7 @@ view:
 	@mkdir -p $(VIEW)/kernels
 	@for init in */__init__.py; do ln -s "../../../$${init%/*}" $(VIEW)/; done
 	@for file in *.py py.typed; do ln -s "../../../$$file" $(VIEW)/; done
-	@for file in kernels/*.py; do if [ -e "$$file" ]; then ln -s "../../../../$$file" $(VIEW)/kernels/; fi; done
+	@for file in kernels/*.py kernels/aot; do ln -s "../../../../$$file" $(VIEW)/kernels/; done
 	@: > $(VIEW)/kernels/__init__.py
 
 clean:  ## remove the environment, the caches and what was built

@@ -4,7 +4,7 @@
     python -m hvlite.benchmarks.bench_compile --docs   # the table alone, from the committed results
     python -m hvlite.benchmarks.bench_compile --check  # exit code 1 where the table is not what the results say
 
-`hvlite bench compile` prints the same rows. The bound is a model's (kernels/static_bound.py), not a measurement.
+`hvlite bench compile` prints the same rows. The bound is a model's (kernels/aot/static_bound.py), not a measurement.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from ..files import read_json, write_atomic
-from ..kernels.aot import compile_table
+from ..kernels.aot.static_bound import CARDS
+from ..kernels.aot.table import compile_table
 from ..kernels.launch import CAPABILITIES
-from ..kernels.static_bound import CARDS
 from ..kernels.triton_state import require_triton
 from .tables import aligned, markdown
 

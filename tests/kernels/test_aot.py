@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from hvlite.errors import HvliteError, MissingPartError
-from hvlite.kernels import aot, triton_state
+from hvlite.kernels import triton_state
+from hvlite.kernels.aot import table
 
 SAMPLES = str(Path(__file__).with_name("aot_samples.py"))
 pytestmark = pytest.mark.timeout(300)
@@ -20,9 +21,9 @@ pytestmark = pytest.mark.timeout(300)
 def samples(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Any]:
     """The rows of the sample kernels for an RTX 3090, by name."""
     cache = tmp_path_factory.mktemp("kernels")
-    rows = aot.compile_table([86], modules=[SAMPLES], cache=cache)
+    rows = table.compile_table([86], modules=[SAMPLES], cache=cache)
     assert list(cache.glob("*.json")), "measurements are kept"
-    assert aot.compile_table([86], modules=[SAMPLES], cache=cache) == rows, "what was kept is what was measured"
+    assert table.compile_table([86], modules=[SAMPLES], cache=cache) == rows, "what was kept is what was measured"
     return {row["kernel"]: row for row in rows}
 
 
@@ -60,7 +61,7 @@ def test_the_interpreter_and_triton_settings_do_not_reach_the_compiler(
 ) -> None:
     monkeypatch.setenv("TRITON_INTERPRET", "1")
     monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path / "elsewhere"))
-    rows = aot.compile_table([89], "good", modules=[SAMPLES], cache=tmp_path / "cache")
+    rows = table.compile_table([89], "good", modules=[SAMPLES], cache=tmp_path / "cache")
     assert [(row["kernel"], row["problem"]) for row in rows] == [("good", None)]
     assert not (tmp_path / "elsewhere").exists()
     assert os.environ["TRITON_INTERPRET"] == "1"
@@ -70,11 +71,11 @@ def test_a_failing_worker_is_an_error(tmp_path: Path) -> None:
     broken = tmp_path / "broken.py"
     broken.write_text("raise RuntimeError('no such kernel')\n", encoding="utf-8")
     with pytest.raises(HvliteError, match="RuntimeError: no such kernel"):
-        aot.compile_table([86], modules=[str(broken)], cache=tmp_path / "cache")
+        table.compile_table([86], modules=[str(broken)], cache=tmp_path / "cache")
 
 
 def test_without_triton_a_part_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = triton_state.TritonState(None, False, "not installed")
     monkeypatch.setattr(triton_state, "triton_state", lambda: state)
     with pytest.raises(MissingPartError, match="hvlite bench compile needs Triton"):
-        aot.compile_table(cache=tmp_path)
+        table.compile_table(cache=tmp_path)

@@ -16,7 +16,8 @@ from typer.testing import CliRunner
 
 from hvlite.benchmarks import bench_compile
 from hvlite.cli import app
-from hvlite.kernels import aot, tuning
+from hvlite.kernels import tuning
+from hvlite.kernels.aot import table
 from hvlite.kernels.launch import CAPABILITIES
 
 Row = dict[str, Any]
@@ -41,7 +42,7 @@ def cache(request: pytest.FixtureRequest) -> Path:
 @pytest.fixture(scope="session")
 def rows(cache: Path) -> list[Row]:
     """The whole table."""
-    return aot.compile_table(cache=cache)
+    return table.compile_table(cache=cache)
 
 
 def bound(rows: Sequence[Row], kernel: str, capability: int) -> float:
@@ -53,7 +54,7 @@ def bound(rows: Sequence[Row], kernel: str, capability: int) -> float:
 @pytest.mark.timeout(300)
 def test_the_attention_for_one_card_fits(cache: Path) -> None:
     """What `make check` looks at: the kernels that decide the time, on the card most people have."""
-    found = aot.compile_table([86], "attention", cache=cache)
+    found = table.compile_table([86], "attention", cache=cache)
     assert found, "sageattention's at least"
     assert bench_compile.problems(found) == []
 
@@ -96,11 +97,11 @@ def test_the_model_predicts_a_kernel_that_others_measured(rows: list[Row], capab
 
 
 def test_every_file_with_kernels_is_compiled() -> None:
-    from hvlite.kernels import aot_cases
+    from hvlite.kernels.aot import cases
 
     files = (ROOT / "kernels").glob("*.py")
     found = {path.stem for path in files if re.search(r"^def compile_cases\(", path.read_text("utf-8"), re.MULTILINE)}
-    assert found <= set(aot_cases.MODULES)
+    assert found <= set(cases.MODULES)
 
 
 def test_the_docs_show_the_committed_table() -> None:
@@ -110,7 +111,7 @@ def test_the_docs_show_the_committed_table() -> None:
 
 
 def test_the_command_prints_the_rows(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(aot, "default_cache", lambda: cache)
+    monkeypatch.setattr(table, "default_cache", lambda: cache)
     done = CliRunner().invoke(app, ["bench", "compile", "--json", "--capability", "86", "--only", "sage"])
     assert done.exit_code == 0, done.output
     (row,) = json.loads(done.stdout)

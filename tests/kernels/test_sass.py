@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from hvlite.kernels.sass import find_hot_loop, multiply_adds
+from hvlite.kernels.aot.sass import find_hot_loop, multiply_adds
 
 CODE = """
 .L_x_0:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from hvlite.kernels.aot.sass import HotLoop
+from hvlite.kernels.aot.static_bound import CARDS, blocks_per_sm, rounds, static_bound, tensor_cycles
 from hvlite.kernels.launch import CAPABILITIES
-from hvlite.kernels.sass import HotLoop
-from hvlite.kernels.static_bound import CARDS, blocks_per_sm, rounds, static_bound, tensor_cycles
 
 # The loop of sageattention 1.0.6 on sm_86: 128 x 64 keys, 8 warps, heads of 128.
 SAGE = HotLoop(instructions=639, tensor={"IMMA.16832.S8.S8": 32, "HMMA.16816.F16": 64}, mufu=34, local=0)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 
-from .launch import CompileCase, Launch
+from ..launch import CompileCase, Launch
 
 TILES = {"BLOCK_M": 128, "BLOCK_N": 64}
 FIXED = {"H": 24, "num_kv_groups": 1, "HEAD_DIM": 128, "STAGE": 1, **TILES}

@@ -1,6 +1,6 @@
-"""Compiles kernels ahead of time and prints one JSON row per case; `aot.compile_table` starts it.
+"""Compiles kernels ahead of time and prints one JSON row per case; `table.compile_table` starts it.
 
-    python -m hvlite.kernels.aot_worker [--capability 86] [--only attention] [--share 0/2]
+    python -m hvlite.kernels.aot.worker [--capability 86] [--only attention] [--share 0/2]
 
 It is a process of its own because Triton's interpreter, which tests use, and Triton's compiler exclude each other in
 one process. What was measured is kept by a hash of everything it depends on; it is judged anew each time.
@@ -19,17 +19,18 @@ from typing import Any
 
 import triton
 
-from ..files import write_atomic
-from . import aot_compile, sass
-from .aot_cases import MODULES, find_cases
-from .aot_compile import Compiled, compile_case
-from .aot_rows import failed_row, row_of
-from .launch import CAPABILITIES, CompileCase
+from ...files import write_atomic
+from ..launch import CAPABILITIES, CompileCase
+from . import compile as compiler
+from . import sass
+from .cases import MODULES, find_cases
+from .compile import Compiled, compile_case
+from .rows import failed_row, row_of
 
 
 def key_of(case: CompileCase) -> str:
     """A hash of what the measurement depends on: the kernel and what it calls, types, launch, card, Triton, readers."""
-    readers = b"".join(Path(file).read_bytes() for file in (str(aot_compile.__file__), str(sass.__file__)))
+    readers = b"".join(Path(file).read_bytes() for file in (str(compiler.__file__), str(sass.__file__)))
     values = (
         case.kernel.cache_key,
         sorted(case.signature.items()),

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from .launch import CompileCase, Launch
+from ..launch import CompileCase, Launch
+from ..tuning import LAUNCHES
 from .static_bound import CARDS, Bound, blocks_per_sm, static_bound
-from .tuning import LAUNCHES
 
 if TYPE_CHECKING:
-    from .aot_compile import Compiled
+    from .compile import Compiled
 
 
 def judge(case: CompileCase, made: Compiled) -> str | None:

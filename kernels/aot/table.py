@@ -12,9 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from ..errors import HvliteError
-from ..files import make_folder
-from .triton_state import require_triton
+from ...errors import HvliteError
+from ...files import make_folder
+from ..triton_state import require_triton
 
 PROCESSES = 2
 Row = dict[str, Any]
@@ -55,7 +55,7 @@ def default_cache() -> Path:
 
 def _run_worker(arguments: Sequence[str], cache: Path, tell: Callable[[Row], None]) -> list[Row]:
     """The rows of one worker, in its order."""
-    command = [sys.executable, "-m", "hvlite.kernels.aot_worker", *arguments]
+    command = [sys.executable, "-m", "hvlite.kernels.aot.worker", *arguments]
     found: list[Row] = []
     with (
         tempfile.TemporaryFile("w+") as errors,  # a pipe that nobody reads meanwhile could fill up

@@ -1,6 +1,6 @@
 """Tries launch settings of one kernel on one card, ranked by their static bound: where an entry of tuning comes from.
 
-    python -m hvlite.kernels.aot_search scaled_mm int8_mm --capability 86 \\
+    python -m hvlite.kernels.aot.search scaled_mm int8_mm --capability 86 \\
         --tile BM=64,128 --tile BN=128,256 --warps 4,8 --stages 2,3,4
 
 Tiles that are not named stay as they are. What spills or does not fit is left out, and counted.
@@ -16,10 +16,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from . import tuning
-from .aot import default_cache
-from .aot_worker import rows
-from .launch import CompileCase, Launch
+from .. import tuning
+from ..launch import CompileCase, Launch
+from .table import default_cache
+from .worker import rows
 
 
 def candidates(start: Launch, tiles: dict[str, list[int]], warps: list[int], stages: list[int]) -> Iterator[Launch]:
@@ -45,7 +45,7 @@ def cases_with(module: Any, kernel: str, capability: int, launch: Launch) -> lis
 
 def search(module: str, kernel: str, capability: int, grid: Sequence[Launch], cache: Path) -> Iterator[dict[str, Any]]:
     """A row for every case and launch."""
-    loaded = import_module(f".{module}", __package__)
+    loaded = import_module(f"..{module}", __package__)
     for launch in grid:
         yield from rows(cases_with(loaded, kernel, capability, launch), cache)
 

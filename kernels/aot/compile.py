@@ -13,7 +13,7 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from .launch import CompileCase
+from ..launch import CompileCase
 from .sass import HotLoop, find_hot_loop
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"

@@ -8,9 +8,9 @@ from importlib.util import find_spec, module_from_spec, spec_from_file_location
 from pathlib import Path
 from typing import Any
 
-from .launch import CAPABILITIES, CompileCase
+from ..launch import CAPABILITIES, CompileCase
 
-# Every module with kernels; each has compile_cases(capability) -> list[CompileCase]. aot_sage: to compare with.
+# Every module with kernels; each has compile_cases(capability) -> list[CompileCase]. aot.sage: to compare with.
 MODULES = (
     "joint_attention",
     "qk_norm_rope",
@@ -22,19 +22,19 @@ MODULES = (
     "scaled_mm",
     "w8a16_mm",
     "group_norm",
-    "aot_sage",
+    "aot.sage",
 )
 
 
 def find_cases(modules: Sequence[str] = MODULES, capabilities: Sequence[int] = CAPABILITIES) -> list[CompileCase]:
     """The cases of these modules for these cards. `FILE.py` is loaded from its path (tests bring their own kernels)."""
-    loaded = [_load(name) for name in modules if name.endswith(".py") or find_spec(f".{name}", __package__)]
+    loaded = [_load(name) for name in modules if name.endswith(".py") or find_spec(f"..{name}", __package__)]
     return [case for each in capabilities for module in loaded for case in module.compile_cases(each)]
 
 
 def _load(name: str) -> Any:
     if not name.endswith(".py"):
-        return import_module(f".{name}", __package__)
+        return import_module(f"..{name}", __package__)
     spec = spec_from_file_location(Path(name).stem, name)
     if spec is None or spec.loader is None:
         raise ImportError(f"{name} is no Python module")
