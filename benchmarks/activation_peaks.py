@@ -110,10 +110,11 @@ def step_peak(
     The modulation of all `steps` is there as well: it takes the place of modulation's weights.
     """
     config, dtype = model.config, model.dtype
+    all_valid: Any = None  # a mask of ones would be read, and a fake one has no values
     with _beside(*model.parameters(), *model.buffers()) as count:
         embeds = PromptEmbeds(
             torch.empty(1, case.text_tokens, config.text_states_dim, dtype=dtype),
-            None,
+            all_valid,
             torch.empty(1, config.text_states_dim_2, dtype=dtype),
         )
         velocity = Velocity(
