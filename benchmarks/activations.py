@@ -161,22 +161,18 @@ def _diffusers_version() -> str | None:
 def docs_text(made: dict[str, Any]) -> str:
     """A table for each scope: attention and weights down, sizes and chunks across; ratios to diffusers in brackets."""
     versions = ", ".join(f"{name} {each}" for name, each in made["versions"].items() if each)
-    lines = [
-        f"{versions}; `python -m hvlite.benchmarks.activations` makes these tables. GiB; in brackets how many times"
-    ]
-    lines += ["as much diffusers holds."]
+    lines = [f"{versions}; `python -m hvlite.benchmarks.activations` makes these tables.", ""]
+    lines += ["GiB, by size and tokens a chunk; in brackets how many times as much diffusers holds."]
     for name, scope in SCOPES.items():
         rows = [row for row in made["rows"] if row["scope"] == name]
-        lines += (
-            ["", f"**{scope.title}**", "", *markdown([_head(rows), *_whole(rows), *_chunked(rows)])] if rows else []
-        )
+        lines += ["", f"**{scope.title}**", "", *markdown([_head(rows), *_whole(rows), *_chunked(rows)])]
     for each in made["not_run"]:
         lines += ["", f"Not run: {each['reason']}."]
     return "\n".join(lines)
 
 
 def _head(rows: Sequence[Row]) -> list[str]:
-    return ["attention", "weights", *(f"{size}, {chunk} a chunk" for size, chunk in _columns(rows))]
+    return ["attention", "weights", *(f"{size}, {chunk}" for size, chunk in _columns(rows))]
 
 
 def _columns(rows: Sequence[Row]) -> list[tuple[str, int]]:
