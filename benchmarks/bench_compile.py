@@ -21,7 +21,7 @@ from ..kernels.aot.static_bound import CARDS
 from ..kernels.aot.table import compile_table
 from ..kernels.launch import CAPABILITIES
 from ..kernels.triton_state import require_triton
-from .tables import aligned, markdown
+from .tables import aligned, markdown, replaced_between
 
 Row = dict[str, Any]
 RESULTS = Path(__file__).parent / "results" / "compile.json"
@@ -112,9 +112,7 @@ def _resource_cell(row: Row, rows: Sequence[Row]) -> str:
 
 def with_table(text: str, table: str) -> str:
     """A page with what is between the two marks replaced."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+    return replaced_between(text, BEGIN, END, table)
 
 
 def main() -> int:

@@ -110,3 +110,10 @@ def markdown(rows: Sequence[Row]) -> list[str]:
     header, *body = rows
     line = "|---" + "|--:" * (len(header) - 1) + "|"
     return [f"| {' | '.join(header)} |", line, *(f"| {' | '.join(row)} |" for row in body)]
+
+
+def replaced_between(text: str, begin: str, end: str, inner: str) -> str:
+    """A page with what is between the two marks replaced by `inner`, on lines of its own."""
+    before, _, rest = text.partition(begin)
+    _, _, after = rest.partition(end)
+    return f"{before}{begin}\n{inner}\n{end}{after}"

@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from hvlite.benchmarks.fake_card import kernels_on_fakes
 from hvlite.kernels import attention_library as library
 from hvlite.kernels import ops, quantized_attention
 from hvlite.kernels.attention_variant import INT8_FP8, INT8_FP16
@@ -41,10 +42,8 @@ def test_schema_and_fake(case):
     torch.library.opcheck(operation, inputs, test_utils=tests)
 
 
-def test_fakes_of_the_whole_way(monkeypatch):
-    for module in (ops, quantized_attention):
-        monkeypatch.setattr(module, "runs_kernels", lambda device: True)
-    with FakeTensorMode():
+def test_fakes_of_the_whole_way():
+    with FakeTensorMode(), kernels_on_fakes():
         q = torch.empty(1, 70, 2, 128, dtype=torch.bfloat16)
         k = torch.empty(1, 300, 2, 128, dtype=torch.bfloat16)
         for variant in (None, INT8_FP16, INT8_FP8):

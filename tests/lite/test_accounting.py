@@ -7,17 +7,19 @@ followed operator by operator. Depth does not change the activations: one block 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache
-from typing import TypeVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from hvlite.benchmarks.activation_peaks import Measured, build_transformer, built, step_peak
+from hvlite.benchmarks.cases import FEW_BLOCKS, Case
+from hvlite.benchmarks.fake_card import kernels_on_fakes
 from hvlite.benchmarks.measure import AllocationTracker
-from hvlite.kernels import ops, quantized_attention
+from hvlite.kernels import ops
 from hvlite.kernels.attention_variant import INT8_FP8, INT8_FP16
 from hvlite.lite.attention import EXACT, Attention
 from hvlite.lite.encoders.text_models import HOW_IT_RUNS
@@ -30,18 +32,13 @@ from hvlite.lite.planning.decode import tile_moment
 from hvlite.lite.planning.denoise import Step, peak_moment
 from hvlite.lite.planning.model import plan_model
 from hvlite.lite.planning.text import TEXT_TOKENS, layer_bytes
-from hvlite.lite.streaming.transformer_blocks import LoadedTransformer, ResidentBlocks
-from hvlite.lite.text import PromptEmbeds
-from hvlite.lite.velocity import Velocity
-from hvlite.quantize.architecture import TransformerConfig, VaeConfig
+from hvlite.quantize.architecture import VaeConfig
 from hvlite.quantize.presets import LLAMA
 
-Module = TypeVar("Module", bound=nn.Module)
 Check = Callable[..., None]
 
 LIMIT = 0.005
 SLOW = pytest.mark.slow
-CONFIG = TransformerConfig(mm_double_blocks_depth=1, mm_single_blocks_depth=1)
 DTYPES = {2: torch.bfloat16, 4: torch.float32}
 PLAIN = {2: "bf16", 4: "fp32"}
 # Sizes and chunks: a case costs about a second for every ten chunks.
@@ -63,28 +60,11 @@ GRID = [
 ]
 
 
-@dataclass(frozen=True)
-class Measured:
-    """What was held at most beside what was there before."""
-
-    nbytes: int
-    operator: str
-
-
 @pytest.fixture(scope="module")
 def fake() -> Iterator[FakeTensorMode]:
     mode = FakeTensorMode()
     yield mode
     transformer.cache_clear()
-
-
-def built(make: Callable[[], Module], dtype: torch.dtype) -> Module:
-    """A module with parameters of `dtype`: a fake one cannot be cast."""
-    torch.set_default_dtype(dtype)
-    try:
-        return make().eval()
-    finally:
-        torch.set_default_dtype(torch.float32)
 
 
 def measured(before: list[Tensor], run: Callable[[], object]) -> Measured:
@@ -113,10 +93,10 @@ def check(record_property: Callable[[str, object], None]) -> Check:
 # Operators
 
 
-Case = tuple[str, Callable[..., object], tuple[Tensor, ...], op.Cost]
+OperatorCase = tuple[str, Callable[..., object], tuple[Tensor, ...], op.Cost]
 
 
-def operator_cases(w: int) -> Iterator[Case]:
+def operator_cases(w: int) -> Iterator[OperatorCase]:
     """Every entry of the table at the 13B model's width, 2048 tokens: name, call, its inputs, its cost."""
     n, c, heads, dtype = 2048, 3072, 24, DTYPES[w]
     x, row, angles = torch.empty(1, n, c, dtype=dtype), torch.empty(1, c, dtype=dtype), torch.empty(n, 64)
@@ -161,13 +141,7 @@ def test_every_operator(fake, w):
 def transformer(mode: FakeTensorMode, w: int, scheme: str) -> HunyuanVideoTransformer:
     """Blocks of the 13B model's width, their linear layers as codes where `scheme` is int8."""
     with mode:
-        model = built(lambda: HunyuanVideoTransformer(CONFIG), DTYPES[w])
-        for block in (*model.double_blocks, *model.single_blocks) if scheme == "int8" else ():
-            for name, layer in [(name, layer) for name, layer in block.named_modules() if isinstance(layer, nn.Linear)]:
-                if "mod" not in name:
-                    codes, scale = torch.empty_like(layer.weight, dtype=torch.int8), torch.empty(layer.out_features)
-                    block.set_submodule(name, QuantLinear(codes, scale, layer.bias))
-    return model
+        return build_transformer(FEW_BLOCKS, DTYPES[w], torch.int8 if scheme == "int8" else None)
 
 
 def measured_step(
@@ -176,44 +150,22 @@ def measured_step(
     model: HunyuanVideoTransformer | None = None,
     attention: Attention = EXACT,
 ) -> Measured:
-    """A step as `sampling.denoise` runs it from the second one on: the velocity of the one before is still there."""
-    model = model or transformer(mode, step.w, step.scheme)
-    with mode, torch.no_grad():
-        dtype = DTYPES[step.w]
-        embeds = PromptEmbeds(
-            torch.empty(1, step.text, CONFIG.text_states_dim, dtype=dtype), None, torch.empty(1, 768, dtype=dtype)
-        )
-        shape = (1, 16, (step.frames - 1) // 4 + 1, step.height // 8, step.width // 8)
-        with AllocationTracker() as memory:
-            memory.hold([*model.parameters(), *model.buffers()])
-            weights = memory.live_bytes
-            loaded = LoadedTransformer(model, ResidentBlocks(model))
-            velocity = Velocity(
-                loaded,
-                embeds,
-                torch.empty(step.steps),
-                torch.empty(1, dtype=dtype),
-                token_chunk=step.chunk,
-                attention=attention,
-            )
-            latents, before = torch.empty(shape), torch.empty(shape)
-            memory.restart()
-            velocity(latents, 0)
-            del latents, before
-        return Measured(memory.peak_bytes - weights, memory.peak_operator)
+    case = Case(step.height, step.width, step.frames, step.text)
+    with mode:
+        return step_peak(model or transformer(mode, step.w, step.scheme), case, step.chunk, attention, step.steps)
 
 
 @pytest.mark.parametrize(("w", "scheme"), [(2, "bf16"), (2, "int8"), pytest.param(4, "fp32", marks=SLOW)])
 @pytest.mark.parametrize(("size", "chunk"), GRID)
 def test_step(fake, check, size, chunk, w, scheme):
     height, width, frames = size
-    step = Step(config=CONFIG, height=height, width=width, frames=frames, steps=50, chunk=chunk, w=w, scheme=scheme)
+    step = Step(config=FEW_BLOCKS, height=height, width=width, frames=frames, steps=50, chunk=chunk, w=w, scheme=scheme)
     check(f"{size}, chunk {chunk}", peak_moment(step).nbytes, measured_step(fake, step))
 
 
 @pytest.mark.parametrize("text", [7, 100, 256])
 def test_step_of_short_prompts(fake, check, text):
-    step = Step(config=CONFIG, height=256, width=256, frames=5, steps=10, chunk=8192, text=text)
+    step = Step(config=FEW_BLOCKS, height=256, width=256, frames=5, steps=10, chunk=8192, text=text)
     check(f"text {text}", peak_moment(step).nbytes, measured_step(fake, step))
 
 
@@ -287,24 +239,11 @@ def test_tracker_counts_what_lives():
 # A step in fused kernels
 
 
-@pytest.fixture
-def kernels_run(monkeypatch):
-    """Fake tensors on the CPU stand for those on a card: torch without CUDA cannot slice fake CUDA tensors."""
-    for module in (ops, quantized_attention):
-        monkeypatch.setattr(module, "runs_kernels", lambda device: True)
-
-
 @cache
 def fused_transformer(mode: FakeTensorMode, codes: torch.dtype) -> HunyuanVideoTransformer:
     """The same blocks, multiplied as codes."""
     with mode:
-        model = built(lambda: HunyuanVideoTransformer(CONFIG), DTYPES[2])
-        for block in (*model.double_blocks, *model.single_blocks):
-            for name, layer in [(name, layer) for name, layer in block.named_modules() if isinstance(layer, nn.Linear)]:
-                if "mod" not in name:
-                    weight, scale = torch.empty_like(layer.weight, dtype=codes), torch.empty(layer.out_features)
-                    block.set_submodule(name, QuantLinear(weight, scale, layer.bias, "w8a8"))
-    return model
+        return build_transformer(FEW_BLOCKS, DTYPES[2], codes, "w8a8")
 
 
 @pytest.mark.parametrize("codes", [torch.int8, torch.float8_e4m3fn])
@@ -313,11 +252,11 @@ def fused_transformer(mode: FakeTensorMode, codes: torch.dtype) -> HunyuanVideoT
     ("size", "chunk"),
     [((720, 1280, 129), 8192), ((720, 1280, 129), 4096), ((544, 960, 33), 2048), ((320, 512, 33), 1024)],
 )
-def test_fused_step(fake, check, kernels_run, size, chunk, variant, codes):
+def test_fused_step(fake, check, size, chunk, variant, codes):
     height, width, frames = size
     attention = Attention("hvlite", variant, "a test") if variant else EXACT
     step = Step(
-        config=CONFIG,
+        config=FEW_BLOCKS,
         height=height,
         width=width,
         frames=frames,
@@ -327,5 +266,6 @@ def test_fused_step(fake, check, kernels_run, size, chunk, variant, codes):
         attention=attention.kv_name,
         fused=True,
     )
-    real = measured_step(fake, step, fused_transformer(fake, codes), attention)
+    with kernels_on_fakes():
+        real = measured_step(fake, step, fused_transformer(fake, codes), attention)
     check(f"{size}, chunk {chunk}, {attention.kv_name}", peak_moment(step).nbytes, real, limit=0.01)

@@ -9,8 +9,13 @@ from pathlib import Path
 from typing import NoReturn
 
 import pytest
+import torch
 
 from hvlite.errors import CheckpointError, ConfigError
+from hvlite.kernels.triton_state import TritonState
+from hvlite.lite import attention, device
+from hvlite.lite.attention import AUTO
+from hvlite.lite.device import DeviceInfo
 from hvlite.lite.doctor import disk
 from hvlite.lite.doctor.compiler import judge_failure, probe_triton
 from hvlite.lite.doctor.disk import check_disk_rate, check_space, judge_space
@@ -226,6 +231,39 @@ def test_models() -> None:
     assert official.fix.startswith(f"hvlite quantize {MODEL}")
     (missing,) = examine("model", check_model, Patient("cpu", Path("nowhere"), Path()))
     assert (missing.state, missing.exit_code) == ("error", 2)
+
+
+@pytest.mark.parametrize(
+    ("capability", "taken", "why"),
+    [
+        (None, "torch sdpa", "a CPU computes in fp32, exactly"),
+        ((8, 6), "hvlite int8-fp16", AUTO[86][1]),
+        ((8, 9), "hvlite int8-fp8-fp16", AUTO[89][1]),
+        ((9, 0), "hvlite int8-fp8", AUTO[90][1]),
+    ],
+    ids=["CPU", "RTX 30", "RTX 40", "H100"],
+)
+def test_which_attention_a_run_takes_and_why(
+    monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] | None, taken: str, why: str
+) -> None:
+    found = ways_of(monkeypatch, capability, TritonState("3.7.1", True, "fine"))
+    assert found == Finding("attention", "ok", f"{taken} ({why})")
+
+
+def test_the_attention_of_a_card_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = ways_of(monkeypatch, (8, 9), TritonState(None, False, "not installed"))
+    assert found.what == "torch sdpa (Triton: not installed)"
+
+
+def ways_of(monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int] | None, triton: TritonState) -> Finding:
+    """The doctor's line on attention, of a CPU or of a card of this capability."""
+    kind = "cpu" if capability is None else "cuda"
+    info = DeviceInfo(torch.device(kind), "a device", capability)
+    monkeypatch.setattr(device, "probe_device", lambda name: info)
+    monkeypatch.setattr(attention, "triton_state", lambda: triton)
+    findings = examine("ways", dict(CHECKS)["attention and linear layers"], Patient(kind, None, Path()))
+    (found,) = [each for each in findings if each.name == "attention"]
+    return found
 
 
 def raising(error: Exception) -> NoReturn:
