@@ -9,11 +9,22 @@ from types import MappingProxyType
 from ..errors import UnsupportedDeviceError
 from . import tuning_attention, tuning_linear
 from .launch import Launch
+from .triton_state import triton_state
+
+Launches = Mapping[str, Mapping[int, Launch]]
 
 PARTS = (tuning_attention.LAUNCHES, tuning_linear.LAUNCHES)
-LAUNCHES: Mapping[str, Mapping[int, Launch]] = MappingProxyType(
-    {kernel: entries for part in PARTS for kernel, entries in part.items()}
-)
+
+
+def launches_under(triton: str | None) -> Launches:
+    """The table for an installed version of Triton: compilers differ in how many registers they need."""
+    table = {kernel: entries for part in PARTS for kernel, entries in part.items()}
+    if triton is not None and triton.startswith("3.6."):
+        table |= {kernel: {**table[kernel], **entries} for kernel, entries in tuning_attention.LAUNCHES_36.items()}
+    return MappingProxyType(table)
+
+
+LAUNCHES: Launches = launches_under(triton_state().version)
 
 
 @cache

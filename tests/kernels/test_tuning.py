@@ -50,3 +50,11 @@ def test_an_unknown_card_takes_the_nearest_lower_settings_and_says_so() -> None:
 def test_a_card_below_all_is_refused() -> None:
     with pytest.raises(UnsupportedDeviceError, match=r"capability 7\.5; the lowest is 8\.6"):
         tuning.launch_for("some_kernel", 75)
+
+
+@pytest.mark.parametrize(("triton", "paired"), [("3.6.0", 0), ("3.7.1", 1), (None, 1)])
+def test_triton_3_6_gets_what_does_not_spill_there(triton: str | None, paired: int) -> None:
+    table = tuning.launches_under(triton)
+    assert {table["joint_attention int8-fp16"][card].tiles["PAIRED"] for card in (86, 89)} == {paired}
+    assert table.keys() == tuning.launches_under("3.7.1").keys()
+    assert table["joint_attention int8-fp16"].keys() == set(CAPABILITIES)
