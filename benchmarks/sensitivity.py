@@ -32,6 +32,15 @@ from ..quantize.recipe import Choice, PartRecipe, builtin_recipes
 from ..quantize.scheme import SCHEMES
 from .quality import PROMPTS, Trajectory, cosine_of, predict, trajectory_of
 
+FIRST_SEED = 1000  # the seeds of `hvlite bench quality`, so that its figures and these are of the same runs
+# Patterns that are kept higher together, by what the table calls them.
+KINDS = {
+    "single_blocks.*.linear1": ("single_blocks.*.linear1",),
+    "single_blocks.*.linear2": ("single_blocks.*.linear2",),
+    "single_blocks.*": ("single_blocks.*",),
+    "single_blocks.* and qkv": ("single_blocks.*", "*_attn_qkv"),
+    "all but fc2": ("single_blocks.*", "*_attn_*", "*_mlp.fc1"),
+}
 BYTES = {"fp8": 1, "int8": 1, "bf16": 2}
 
 
@@ -70,7 +79,7 @@ def measure(
     model: Path, scheme: str, every: int, arithmetic: Arithmetic, config: Mapping[str, Any] | None = None
 ) -> tuple[list[LayerShare], list[RecipeRow]]:
     """All layers, the largest share first, then the candidate recipes."""
-    trajectories = [trajectory_of(model, prompt, seed, config) for seed, prompt in enumerate(PROMPTS)]
+    trajectories = [trajectory_of(model, prompt, FIRST_SEED + n, config) for n, prompt in enumerate(PROMPTS)]
     points = [point for each in trajectories for point in _points(each, every)]
     transformer = load_transformer(model, config=config)
     plain = dict(_linears(transformer))
@@ -94,8 +103,8 @@ def candidates(scheme: str, ranked: list[str]) -> Iterator[tuple[str, PartRecipe
     for high in ("int8", "bf16"):
         for count in (2, 4, 8):
             yield f"{scheme}, worst {count} in {high}", _with(built_in[scheme], dict.fromkeys(ranked[:count], high))
-        for kind in ("single_blocks.*.linear1", "single_blocks.*.linear2", "single_blocks.*"):
-            yield f"{scheme}, {kind} in {high}", _with(built_in[scheme], {kind: high})
+        for kind, patterns in KINDS.items():
+            yield f"{scheme}, {kind} in {high}", _with(built_in[scheme], dict.fromkeys(patterns, high))
 
 
 def quantized(layer: nn.Linear, choice: Choice, arithmetic: Arithmetic) -> QuantLinear:
