@@ -1,0 +1,62 @@
+"""The door to matplotlib: loaded when the first chart is drawn, without a trace outside of the process."""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+# On top of matplotlib's defaults.
+STYLE: dict[str, Any] = {
+    "font.family": ["DejaVu Sans"],  # it comes with matplotlib
+    "font.size": 10,
+    "axes.axisbelow": True,
+    "axes.edgecolor": "#666666",
+    "axes.grid": True,
+    "axes.spines.right": False,
+    "axes.spines.top": False,
+    "grid.color": "#e4e4e4",
+    "legend.frameon": False,
+}
+
+
+@contextmanager
+def plotting_style() -> Iterator[None]:
+    """matplotlib with our settings, whatever the user's own are; inside it the same chart gives the same bytes."""
+    _load()
+    import matplotlib
+
+    # Assigning the backend would load it: charts name theirs, the canvas.
+    defaults = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
+    with matplotlib.rc_context({**defaults, **STYLE}):
+        yield
+
+
+def _load() -> None:
+    """Import matplotlib; the first import of a process would list the system's fonts in the user's home directory.
+
+    That takes seconds and would make a picture depend on what is installed; where the home cannot be written to,
+    matplotlib also warns. A program that has matplotlib loaded already keeps it as it is.
+    """
+    if "matplotlib" in sys.modules:
+        return
+    with tempfile.TemporaryDirectory(prefix="hvlite-") as folder:
+        with _environment(MPLCONFIGDIR=folder, MPL_IGNORE_SYSTEM_FONTS="1"):
+            import matplotlib.font_manager  # noqa: F401 - it makes the list as it is loaded
+
+
+@contextmanager
+def _environment(**values: str) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
