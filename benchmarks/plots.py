@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,6 +14,7 @@ from .results import BenchFile, Result, Timeline
 MIB, GIB = 1 << 20, 1 << 30
 ROOFS = {"memory_bytes_per_s": "memory", "link_bytes_per_s": "link to the card", "disk_bytes_per_s": "disk"}
 MEMORY = {"rss_bytes": "host", "allocated_bytes": "device, allocated", "process_bytes": "device, as the driver says"}
+ROOF_NAMED_AT = 0.8  # of the best rate: where on its slope a roof has its name
 MOST_CASES = 8  # whose tokens are written along an axis
 
 
@@ -42,49 +43,51 @@ def roofline(made: BenchFile) -> Chart:
         tier: [result for result in results if _has(result, "flop_per_byte") and _has(result, "tflop_per_s")]
         for tier, results in _by_tier(made).items()
     }
-    best = {}
-    for result in (each for results in found.values() for each in results):
-        case = _case(result)
-        best[case] = max(best.get(case, 0.0), _value(result, "tflop_per_s"))
-    series = [
+    best = _best_of_cases(result for results in found.values() for result in results)
+    series = tuple(
         Series(
             name=tier,
-            points=tuple((_value(result, "flop_per_byte"), _value(result, "tflop_per_s")) for result in results),
+            points=tuple(_work(result) for result in results),
             shape="dots",
-            labels=tuple(
-                _case(result) if _value(result, "tflop_per_s") == best[_case(result)] else "" for result in results
-            ),
+            labels=tuple(_case(result) if result is best[_case(result)] else "" for result in results),
         )
         for tier, results in found.items()
-    ]
-    roofs = _roofs(made, [point for each in series for point in each.points])
+    )
     return Chart(
         title="Roofline of a denoising step",
         note=_conditions(made),
         x_name="work for each byte of weights (FLOP/byte)",
         y_name="work done (TFLOP/s)",
-        series=(*series, *roofs),
+        series=(*series, *_roofs(made, [point for each in series for point in each.points])),
         log_x=True,
         log_y=True,
     )
+
+
+def _best_of_cases(results: Iterable[Result]) -> dict[str, Result]:
+    """The fastest of each size: that point has the label."""
+    best: dict[str, Result] = {}
+    for result in results:
+        if _case(result) not in best or _work(result)[1] > _work(best[_case(result)])[1]:
+            best[_case(result)] = result
+    return best
 
 
 def _roofs(made: BenchFile, points: list[Point]) -> Iterator[Series]:
     """For each measured rate of moving bytes the line that no point fed through it can be above, up to the best."""
     if not points:
         return
-    best, least = max(y for _, y in points), min(y for _, y in points)
-    low, first, last = least / 1.5, max(x for x, _ in points), 2 * max(x for x, _ in points)
+    best, low = max(y for _, y in points), min(y for _, y in points) / 1.5
+    first, last = max(x for x, _ in points), 2 * max(x for x, _ in points)
     for key, name in ROOFS.items():
         rates = [_value(result, key) for result in made.results if _has(result, key)]
         if rates:
             knee = best / (max(rates) / 1e12)
             first, last = min(first, knee), max(last, 2 * knee)
-            middle = min((least * best) ** 0.5, best / 1.2)
-            ends = tuple((knee * height / best, height) for height in (low, middle, best))
-            yield Series(points=ends, shape="dashes", labels=("", f"{name} {max(rates) / 1e9:.3g} GB/s", ""))
-    ends = ((first, best), ((first * last) ** 0.5, best), (last, best))
-    yield Series(points=ends, shape="dashes", labels=("", f"best measured {best:.3g} TFLOP/s", ""))
+            slope = tuple((knee * height / best, height) for height in (low, best * ROOF_NAMED_AT, best))
+            yield Series(points=slope, shape="dashes", labels=("", f"{name} {max(rates) / 1e9:.3g} GB/s"))
+    level = tuple((x, best) for x in (first, (first * last) ** 0.5, last))
+    yield Series(points=level, shape="dashes", labels=("", f"best measured {best:.3g} TFLOP/s"))
 
 
 def step_time(made: BenchFile) -> Chart:
@@ -146,7 +149,7 @@ def memory(made: BenchFile, timeline: Timeline) -> Chart:
         note=_conditions(made),
         x_name="time (s)",
         y_name=f"memory ({name})",
-        series=tuple(Series(name=MEMORY[kind], points=points, shape="line") for kind, points in found.items() if points),
+        series=tuple(Series(name=MEMORY[kind], points=each, shape="line") for kind, each in found.items() if each),
         spans=tuple(_stages(timeline)),
     )
 
@@ -187,6 +190,10 @@ def _seconds(result: Result) -> float:
 def _range(result: Result) -> tuple[float, float]:
     assert result.seconds
     return result.seconds.least, result.seconds.most
+
+
+def _work(result: Result) -> Point:
+    return _value(result, "flop_per_byte"), _value(result, "tflop_per_s")
 
 
 def _value(result: Result, name: str) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..charts.plotting_library import font_file
 from ..errors import ConfigError
 from ..lite.output.pictures import contact_sheet, write_png
 from ..lite.output.video_read import read_video
@@ -19,10 +20,11 @@ from .metrics import flicker, flicker_between, lpips_distance, psnr_db, ssim
 
 SHEET_FRAMES = 6
 SHEET_SIDE = 320  # of a frame on the sheet, in pixels, at most
-SMALL_SIDE = 120  # of a frame on the sheet, at least
-LABEL_HEIGHT, LABEL_SIZE = 24, 14
+LEAST_WIDTH = 120  # of a frame on the sheet
+LABEL_HEIGHT, LABEL_SIZE = 24, 13
 GAP = 4  # beside a text
 DIFFERENCE_GAIN = 4
+DIFFERENCE_NAME = f"difference, {DIFFERENCE_GAIN} times enlarged around grey"
 
 
 @dataclass(frozen=True)
@@ -96,19 +98,14 @@ def compare_frames(one: Tensor, other: Tensor) -> Comparison:
 def draw_sheet(one: Tensor, other: Tensor, names: tuple[str, str]) -> Tensor:
     """A row of frames of each and a row of their differences, four times enlarged around grey: uint8 [H, W, 3]."""
     picked = torch.linspace(0, one.shape[0] - 1, min(SHEET_FRAMES, one.shape[0])).round().long().tolist()
-    difference = [_difference(one[index], other[index]) for index in picked]
-    rows = [
-        contact_sheet([_fitting(picture) for picture in pictures], len(picked))
-        for pictures in (one[picked], other[picked], difference)
-    ]
-    heads = (*names, f"difference, {DIFFERENCE_GAIN} times enlarged around grey")
-    numbers = [f"frame {index}" for index in picked]
-    strips = [_strip([(0, head)], rows[0].shape[1]) for head in heads]
-    step = rows[0].shape[1] // len(picked)
-    numbered = _strip([(step * place, number) for place, number in enumerate(numbers)], rows[0].shape[1])
-    pieces = [numbered, *(piece for pair in zip(strips, rows, strict=True) for piece in pair)]
-    width = max(piece.shape[1] for piece in pieces)
-    return torch.cat([_padded(piece, width) for piece in pieces])
+    difference = torch.stack([_difference(one[index], other[index]) for index in picked])
+    sheet = []
+    for name, frames in zip((*names, DIFFERENCE_NAME), (one[picked], other[picked], difference), strict=True):
+        row = contact_sheet([_fitting(frame) for frame in frames], len(picked))
+        sheet += [_strip([name], row.shape[1]), row]
+    numbers = _strip([f"frame {index}" for index in picked], sheet[1].shape[1])
+    width = max(piece.shape[1] for piece in (numbers, *sheet))
+    return torch.cat([_padded(piece, width) for piece in (numbers, *sheet)])
 
 
 def _difference(one: Tensor, other: Tensor) -> Tensor:
@@ -118,20 +115,20 @@ def _difference(one: Tensor, other: Tensor) -> Tensor:
 def _fitting(picture: Tensor) -> Tensor:
     """Every step-th pixel of a large frame: cheap, and noise stays visible. The pixels of a small one are enlarged."""
     step = math.ceil(max(picture.shape[:2]) / SHEET_SIDE)
-    times = math.ceil(SMALL_SIDE / max(picture.shape[:2]))
+    times = math.ceil(LEAST_WIDTH / picture.shape[1])
     return picture[::step, ::step].repeat_interleave(times, 0).repeat_interleave(times, 1)
 
 
-def _strip(texts: list[tuple[int, str]], width: int) -> Tensor:
-    """White uint8 [LABEL_HEIGHT, W, 3] with each text from its x on, as wide as they need."""
+def _strip(texts: list[str], width: int) -> Tensor:
+    """White uint8 [LABEL_HEIGHT, W, 3] with texts at equal distances, as wide as the last one needs."""
     from PIL import Image, ImageDraw, ImageFont
 
-    font = ImageFont.load_default(LABEL_SIZE)  # it comes with Pillow
-    needed = max(GAP + x + math.ceil(font.getlength(text)) + GAP for x, text in texts)
+    font = ImageFont.truetype(font_file(), LABEL_SIZE)  # the one Pillow brings has no accents
+    places = [GAP + (width - GAP) * index // len(texts) for index in range(len(texts))]
+    needed = places[-1] + math.ceil(font.getlength(texts[-1])) + GAP
     strip = Image.new("RGB", (max(width, needed), LABEL_HEIGHT), "white")
-    drawing = ImageDraw.Draw(strip)
-    for x, text in texts:
-        drawing.text((GAP + x, LABEL_HEIGHT // 2), text, fill="#333333", font=font, anchor="lm")
+    for x, text in zip(places, texts, strict=True):
+        ImageDraw.Draw(strip).text((x, LABEL_HEIGHT // 2), text, fill="#333333", font=font, anchor="lm")
     return torch.from_numpy(np.array(strip))
 
 

@@ -66,12 +66,13 @@ def make_figure(chart: Chart) -> Figure:
 
 def _write_names(axes: Axes, chart: Chart) -> None:
     """Above the axes title, note and, drawn later, the legend, a line each; beside the axes what they show."""
+    from matplotlib.transforms import offset_copy
+
     note = LEGEND_PT if chart.legend else LEAST_GAP_PT
     title = note + NOTE_PT if chart.note else note
     axes.set_title(chart.title, loc="left", fontsize=14, fontweight="bold", pad=title)
-    axes.annotate(
-        chart.note, (0, 1), xytext=(0, note), xycoords="axes fraction", textcoords="offset points", fontsize=9, color=GREY
-    )
+    place = offset_copy(axes.transAxes, axes.figure, y=note, units="points")
+    axes.text(0, 1, chart.note, transform=place, fontsize=9, color=GREY)
     axes.set_xlabel(chart.x_name)
     axes.set_ylabel(chart.y_name)
 

@@ -7,10 +7,14 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from matplotlib.typing import RcKeyType
 
 # On top of matplotlib's defaults.
-STYLE: dict[str, Any] = {
+STYLE: dict[RcKeyType, Any] = {
     "font.family": ["DejaVu Sans"],  # it comes with matplotlib
     "font.size": 10,
     "axes.axisbelow": True,
@@ -29,10 +33,18 @@ def plotting_style() -> Iterator[None]:
     _load()
     import matplotlib
 
-    # Assigning the backend would load it: charts name theirs, the canvas.
-    defaults = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
-    with matplotlib.rc_context({**defaults, **STYLE}):
+    with matplotlib.rc_context():  # puts the user's back
+        matplotlib.rcdefaults()
+        matplotlib.rcParams.update(STYLE)
         yield
+
+
+def font_file() -> Path:
+    """The font of the charts, for pictures that are not charts: it has the letters of most European languages."""
+    _load()
+    import matplotlib
+
+    return Path(matplotlib.get_data_path(), "fonts", "ttf", "DejaVuSans.ttf")
 
 
 def _load() -> None:
@@ -43,9 +55,11 @@ def _load() -> None:
     """
     if "matplotlib" in sys.modules:
         return
-    with tempfile.TemporaryDirectory(prefix="hvlite-") as folder:
-        with _environment(MPLCONFIGDIR=folder, MPL_IGNORE_SYSTEM_FONTS="1"):
-            import matplotlib.font_manager  # noqa: F401 - it makes the list as it is loaded
+    with (
+        tempfile.TemporaryDirectory(prefix="hvlite-") as folder,
+        _environment(MPLCONFIGDIR=folder, MPL_IGNORE_SYSTEM_FONTS="1"),
+    ):
+        import matplotlib.font_manager  # noqa: F401 - it makes the list as it is loaded
 
 
 @contextmanager

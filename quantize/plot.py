@@ -3,45 +3,43 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from ..charts.chart import Chart, Series, Span
+from ..charts.chart import Chart, Point, Series, Span
 from ..charts.drawing import draw_chart
 from .scheme import SCHEMES
 
-_BLOCK = re.compile(r"(layers|double_blocks|single_blocks)\.(\d+)\.")
-_KINDS = ("layers", "double_blocks", "single_blocks")
-_KIND_NAMES = ("text encoder layers", "double blocks", "single blocks")
-_NUMBERED = 5  # every fifth block, where there are many
-_FEW = 20
+KINDS = {  # from left to right, and what the picture calls them
+    "layers": "text encoder layers",
+    "double_blocks": "double blocks",
+    "single_blocks": "single blocks",
+}
+_BLOCK = re.compile(rf"({'|'.join(KINDS)})\.(\d+)\.")
+FEW_BLOCKS, NUMBERED = 20, 5  # of more blocks than a few every fifth is numbered
 Layer = Mapping[str, Any]
 Block = tuple[int, int]  # kind, index: the order from left to right
 
 
 def draw_report(layers: Iterable[Layer]) -> bytes:
-    """A PNG with one dot for each quantized weight of a block. It depends on the versions of the libraries that draw."""
+    """A PNG with one dot for each quantized weight of a block."""
     return draw_chart(report_chart(layers))
 
 
 def report_chart(layers: Iterable[Layer]) -> Chart:
     """Blocks from left to right, relative error upwards from zero, a series for each scheme."""
     found = [(block, layer) for layer in layers if _is_quantized(layer) and (block := _block(layer["name"]))]
-    blocks = sorted({block for block, _ in found})
-    schemes = sorted({layer["scheme"] for _, layer in found})
-    points = {
-        scheme: tuple(
-            (float(blocks.index(block)), layer["relative_error"]) for block, layer in found if layer["scheme"] == scheme
-        )
-        for scheme in schemes
-    }
+    places = {block: float(place) for place, block in enumerate(sorted({block for block, _ in found}))}
+    points: dict[str, list[Point]] = {scheme: [] for scheme in sorted(layer["scheme"] for _, layer in found)}
+    for block, layer in found:
+        points[layer["scheme"]].append((places[block], layer["relative_error"]))
     return Chart(
         title="Relative error of every quantized weight, by block",
         x_name="block",
         y_name="relative error",
-        series=tuple(Series(name=scheme, points=points[scheme], shape="dots") for scheme in schemes),
-        ticks=tuple((float(place), str(index)) for place, (_, index) in enumerate(blocks) if _is_numbered(index, blocks)),
-        spans=tuple(_spans(blocks)),
+        series=tuple(Series(name=scheme, points=tuple(each), shape="dots") for scheme, each in points.items()),
+        ticks=tuple(_ticks(places)),
+        spans=tuple(_spans(places)),
         instead="no weight of a block is quantized",
         height_px=560,
     )
@@ -53,16 +51,18 @@ def _is_quantized(layer: Layer) -> bool:
 
 def _block(name: str) -> Block | None:
     match = _BLOCK.search(name)
-    return (_KINDS.index(match[1]), int(match[2])) if match else None
+    return ([*KINDS].index(match[1]), int(match[2])) if match else None
 
 
-def _is_numbered(index: int, blocks: list[Block]) -> bool:
-    return len(blocks) <= _FEW or index % _NUMBERED == 0
+def _ticks(places: Mapping[Block, float]) -> Iterator[tuple[float, str]]:
+    for (_, index), place in places.items():
+        if len(places) <= FEW_BLOCKS or index % NUMBERED == 0:
+            yield place, str(index)
 
 
-def _spans(blocks: list[Block]) -> Iterable[Span]:
-    """Each kind of block, half a block beyond its first and last."""
-    for kind, name in enumerate(_KIND_NAMES):
-        places = [place for place, (of, _) in enumerate(blocks) if of == kind]
-        if places:
-            yield Span(start=places[0] - 0.5, end=places[-1] + 0.5, name=name)
+def _spans(places: Mapping[Block, float]) -> Iterator[Span]:
+    """Each kind of block, from half a block before its first to half a block after its last."""
+    for kind, name in enumerate(KINDS.values()):
+        own = [place for (of, _), place in places.items() if of == kind]
+        if own:
+            yield Span(start=min(own) - 0.5, end=max(own) + 0.5, name=name)
