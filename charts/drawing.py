@@ -71,7 +71,7 @@ def _write_names(axes: Axes, chart: Chart) -> None:
     note = LEGEND_PT if chart.legend else LEAST_GAP_PT
     title = note + NOTE_PT if chart.note else note
     axes.set_title(chart.title, loc="left", fontsize=14, fontweight="bold", pad=title)
-    place = offset_copy(axes.transAxes, axes.figure, y=note, units="points")
+    place = offset_copy(axes.transAxes, axes.get_figure(root=True), y=note, units="points")
     axes.text(0, 1, chart.note, transform=place, fontsize=9, color=GREY)
     axes.set_xlabel(chart.x_name)
     axes.set_ylabel(chart.y_name)

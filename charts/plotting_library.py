@@ -59,7 +59,9 @@ def _load() -> None:
         tempfile.TemporaryDirectory(prefix="hvlite-") as folder,
         _environment(MPLCONFIGDIR=folder, MPL_IGNORE_SYSTEM_FONTS="1"),
     ):
-        import matplotlib.font_manager  # noqa: F401 - it makes the list as it is loaded
+        import matplotlib.font_manager  # makes the list as it is loaded
+
+        matplotlib.get_configdir()  # is asked for later as well, and remembered
 
 
 @contextmanager

@@ -23,7 +23,8 @@ def set_scales(axes: Axes, chart: Chart) -> None:
     if chart.log_x:
         _set_log_x(axes, log_limits(across))
     elif chart.spans:
-        axes.set_xlim(min(span.start for span in chart.spans), max(span.end for span in chart.spans))
+        ends = [end for span in chart.spans for end in (span.start, span.end)]
+        axes.set_xlim(min(*across, *ends), max(*across, *ends))
     elif any(each.shape == "bars" for each in chart.series):
         middle, half = max(across) / 2, max(max(across) + 1, LEAST_GROUPS) / 2
         axes.set_xlim(middle - half, middle + half)

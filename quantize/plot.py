@@ -28,7 +28,7 @@ def draw_report(layers: Iterable[Layer]) -> bytes:
 
 def report_chart(layers: Iterable[Layer]) -> Chart:
     """Blocks from left to right, relative error upwards from zero, a series for each scheme."""
-    found = [(block, layer) for layer in layers if _is_quantized(layer) and (block := _block(layer["name"]))]
+    found = [(block, layer) for layer in layers if _has_error(layer) and (block := _block(layer["name"]))]
     places = {block: float(place) for place, block in enumerate(sorted({block for block, _ in found}))}
     points: dict[str, list[Point]] = {scheme: [] for scheme in sorted(layer["scheme"] for _, layer in found)}
     for block, layer in found:
@@ -45,8 +45,9 @@ def report_chart(layers: Iterable[Layer]) -> Chart:
     )
 
 
-def _is_quantized(layer: Layer) -> bool:
-    return SCHEMES[layer["scheme"].partition(":")[0]].quantized
+def _has_error(layer: Layer) -> bool:
+    """Whether a weight is quantized here; codes that were taken over are exact."""
+    return "relative_error" in layer and SCHEMES[layer["scheme"].partition(":")[0]].quantized
 
 
 def _block(name: str) -> Block | None:
