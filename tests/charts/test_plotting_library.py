@@ -74,7 +74,8 @@ def test_the_font_came_with_matplotlib() -> None:
 
 
 def test_what_may_draw_loads_no_drawing_library_before_it_draws() -> None:
-    modules = ("quantize.convert", "benchmarks.plots", "benchmarks.video_compare", "benchmarks.soak")
-    code = f"import sys, {', '.join(f'hvlite.{name}' for name in modules)}; print({{'matplotlib', 'PIL'}} & set(sys.modules) or 'nothing')"
+    modules = "quantize.convert", "benchmarks.plots", "benchmarks.video_compare", "benchmarks.soak"
+    imports = ", ".join(f"hvlite.{module}" for module in modules)
+    code = f"import sys, {imports}; print({{'matplotlib', 'PIL'}} & set(sys.modules) or 'nothing')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "nothing"
