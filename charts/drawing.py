@@ -30,7 +30,10 @@ LOOKS: dict[str, dict[str, Any]] = {
 
 
 def draw_chart(chart: Chart) -> bytes:
-    """A PNG of `width_px` by `height_px`. Equal charts give equal bytes, with the same versions of the libraries."""
+    """A PNG of `width_px` by `height_px`. Equal charts give equal bytes, with the same versions of the libraries.
+
+    Raises DiskError where there is no temporary folder to load matplotlib with.
+    """
     file = io.BytesIO()
     with plotting_style():
         # matplotlib would also write its name and version into the file.

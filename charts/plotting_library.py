@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..errors import DiskError
+
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
@@ -51,17 +53,24 @@ def _load() -> None:
     """Import matplotlib; the first import of a process would list the system's fonts in the user's home directory.
 
     That takes seconds and would make a picture depend on what is installed; where the home cannot be written to,
-    matplotlib also warns. A program that has matplotlib loaded already keeps it as it is.
+    matplotlib also warns. A program that has matplotlib loaded already keeps it as it is. Raises DiskError.
     """
     if "matplotlib" in sys.modules:
         return
-    with (
-        tempfile.TemporaryDirectory(prefix="hvlite-") as folder,
-        _environment(MPLCONFIGDIR=folder, MPL_IGNORE_SYSTEM_FONTS="1"),
-    ):
+    with _temporary_folder() as folder, _environment(MPLCONFIGDIR=folder, MPL_IGNORE_SYSTEM_FONTS="1"):
         import matplotlib.font_manager  # makes the list as it is loaded
 
         matplotlib.get_configdir()  # is asked for later as well, and remembered
+
+
+def _temporary_folder() -> tempfile.TemporaryDirectory[str]:
+    try:
+        return tempfile.TemporaryDirectory(prefix="hvlite-")
+    except OSError as error:
+        raise DiskError(
+            f"drawing needs a temporary folder: {error.strerror or error}",
+            hint="set TMPDIR to a folder that can be written to, and run the same command again",
+        ) from error
 
 
 @contextmanager

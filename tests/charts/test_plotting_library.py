@@ -54,6 +54,12 @@ def test_a_home_that_is_not_there_is_not_missed(tmp_path: Path) -> None:
     assert draw(tmp_path, HOME="/proc/none").startswith(b"\x89PNG")
 
 
+def test_no_temporary_folder_is_an_error_that_says_what_to_do() -> None:
+    code = f"import tempfile; tempfile.tempdir = '/proc/none'\n{DRAW}"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert "DiskError: drawing needs a temporary folder" in done.stderr
+
+
 def test_a_program_keeps_the_settings_it_had() -> None:
     before = matplotlib.rcParams["font.size"]
     try:
