@@ -26,7 +26,7 @@ LINES = Chart(
     y_name="time (s)",
     series=(
         Series(name="one", points=((64.0, 1.0), (160.0, 1.3)), labels=("a", "")),
-        Series(name="other", points=((64.0, 1.1), (160.0, 1.4)), shape="dots"),
+        Series(name="other", points=((64.0, 1.01), (160.0, 1.4)), shape="dots", labels=("b", "c")),
         Series(points=((10.0, 0.1), (200.0, 1.4)), shape="dashes", labels=("", "a limit")),
     ),
     log_x=True,
@@ -53,7 +53,11 @@ SPANS = Chart(
     x_name="time (s)",
     y_name="memory (MiB)",
     series=(Series(name="host", points=((0.0, 5.0), (4.0, 9.0), (10.0, 7.0)), shape="line"),),
-    spans=(Span(start=0.0, end=9.7, name="text\n9.7 s"), Span(start=9.7, end=9.8, name="denoise\n0.1 s")),
+    spans=(
+        Span(start=0.0, end=9.7, name="text\n9.7 s"),
+        Span(start=9.7, end=9.8, name="denoise\n0.1 s"),
+        Span(start=9.8, end=10.0, name="decode\n0.2 s"),
+    ),
 )
 CROWD = replace(  # twelve points in one place
     LINES,
@@ -138,13 +142,25 @@ def test_spans_are_shaded_in_turn() -> None:
 @pytest.mark.usefixtures("style")
 @pytest.mark.parametrize("chart", [LINES, BARS, SPANS, CROWD], ids=lambda chart: chart.title)
 def test_labels_lie_inside_and_not_on_one_another(chart: Chart) -> None:
+    """In all but the crowd there is room for every label."""
     axes = axes_of(make_figure(chart))
     rooms = [text.get_window_extent() for text in axes.texts if isinstance(text, Annotation)]
     assert rooms
-    if chart is not CROWD:  # there is no room for twelve around one point: what can be done is done
+    if chart is not CROWD:
         assert not any(Bbox.intersection(one, other) for one, other in combinations(rooms, 2))
     assert all(axes.bbox.padded(2).containsx(x) for room in rooms for x in (room.x0, room.x1))
     assert all(axes.bbox.padded(2).containsy(y) for room in rooms for y in (room.y0, room.y1))
+
+
+@pytest.mark.usefixtures("style")
+def test_labels_of_bars_stand_beside_their_ranges() -> None:
+    axes = axes_of(make_figure(BARS))
+    rooms = [text.get_window_extent() for text in axes.texts if isinstance(text, Annotation)]
+    segments = [segment for ranges in axes.collections for segment in ranges.get_segments()]
+    lines = [axes.transData.transform(segment) for segment in segments]
+    assert len(lines) == len(rooms) == 6
+    for room in rooms:
+        assert not any(room.x0 <= x <= room.x1 and room.y0 < high and low < room.y1 for (x, low), (_, high) in lines)
 
 
 @pytest.mark.usefixtures("style")

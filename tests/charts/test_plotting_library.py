@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -26,6 +27,8 @@ png = draw_chart(chart)
 assert draw_chart(chart) == png
 assert dict(os.environ) == before
 assert "matplotlib.pyplot" not in sys.modules
+from matplotlib import font_manager, get_data_path
+assert all(font.fname.startswith(get_data_path()) for font in font_manager.fontManager.ttflist)
 sys.stdout.buffer.write(png)
 """
 
@@ -47,7 +50,10 @@ def draw(folder: Path, **environment: str) -> bytes:
 def test_equal_charts_are_equal_files_in_any_process_and_nothing_is_left(tmp_path: Path) -> None:
     plain = draw(tmp_path)
     (tmp_path / "work" / "matplotlibrc").write_text("font.size: 20\nlines.linewidth: 9\nsavefig.dpi: 50\n")
-    assert draw(tmp_path, LC_ALL="C", TZ="Asia/Tokyo") == plain
+    fonts = tmp_path / "data" / "fonts"
+    fonts.mkdir(parents=True)
+    shutil.copyfile(font_file().with_name("DejaVuSerif.ttf"), fonts / "installed.ttf")
+    assert draw(tmp_path, LC_ALL="C", TZ="Asia/Tokyo", XDG_DATA_HOME=str(tmp_path / "data")) == plain
 
 
 def test_a_home_that_is_not_there_is_not_missed(tmp_path: Path) -> None:
