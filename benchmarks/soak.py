@@ -22,12 +22,13 @@ import numpy as np
 import psutil  # type: ignore[import-untyped]  # it ships no types
 import torch
 
+from ..charts.chart import Chart, Series
+from ..charts.drawing import draw_chart
 from ..files import write_atomic
 from ..lite.config import GenerateConfig, GenerateRequest
 from ..lite.events import ignore
 from ..lite.interrupt import StopFlag
 from ..lite.job import run_generate
-from .charts import Chart, Series
 
 KIB, MIB = 1 << 10, 1 << 20
 TIERS = ("resident", "host", "disk")
@@ -96,14 +97,23 @@ def summary(found: list[Left], warm_up: int) -> dict[str, Any]:
     }
 
 
-def plot(found: list[Left], path: Path) -> None:
-    """Resident memory over jobs, as PNG."""
+def chart_of(found: list[Left], warm_up: int) -> Chart:
+    """Resident memory over jobs, and the line whose slope is reported."""
     points = tuple((float(index), each.rss_bytes / MIB) for index, each in enumerate(found))
-    series = Series("resident", points, joined=True, dotted=False)
-    chart = Chart("resident memory after each job", "job", "MiB", (series,))
-    png = chart.draw()
-    if png is not None:
-        write_atomic(path, png)
+    slope, steady = slope_kib(found, warm_up), points[warm_up:]
+    middle = float(np.mean([y for _, y in steady]))
+    rise = slope * KIB / MIB * (len(steady) - 1) / 2
+    line = ((steady[0][0], middle - rise), (steady[-1][0], middle + rise))
+    return Chart(
+        title="Resident memory after each job",
+        note=f"{len(found)} jobs, torch {torch.__version__}, CPU",
+        x_name="job",
+        y_name="resident memory (MiB)",
+        series=(
+            Series(name="resident memory", points=points, shape="line"),
+            Series(name=f"fit after {warm_up} jobs: {slope:.2f} KiB a job", points=line, shape="dashes"),
+        ),
+    )
 
 
 def main() -> None:
@@ -118,7 +128,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = soak(args.model, args.jobs, Path(folder))
     write_atomic(args.out, json.dumps(summary(found, args.warm_up)).encode() + b"\n")
-    plot(found, args.out.with_suffix(".png"))
+    write_atomic(args.out.with_suffix(".png"), draw_chart(chart_of(found, args.warm_up)))
     print(f"{slope_kib(found, args.warm_up):.2f} KiB a job over {args.jobs - args.warm_up} jobs")
 
 

@@ -8,19 +8,23 @@ from pathlib import Path
 from statistics import mean
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from ..charts.plotting_library import font_file
 from ..errors import ConfigError
 from ..lite.output.pictures import contact_sheet, write_png
 from ..lite.output.video_read import read_video
-from ..quantize.canvas import text_width, write
 from .metrics import flicker, flicker_between, lpips_distance, psnr_db, ssim
 
 SHEET_FRAMES = 6
 SHEET_SIDE = 320  # of a frame on the sheet, in pixels, at most
-LABEL_HEIGHT = 22
+LEAST_WIDTH = 120  # of a frame on the sheet
+LABEL_HEIGHT, LABEL_SIZE = 24, 13
+GAP = 4  # beside a text
 DIFFERENCE_GAIN = 4
+DIFFERENCE_NAME = f"difference, {DIFFERENCE_GAIN} times enlarged around grey"
 
 
 @dataclass(frozen=True)
@@ -94,38 +98,42 @@ def compare_frames(one: Tensor, other: Tensor) -> Comparison:
 def draw_sheet(one: Tensor, other: Tensor, names: tuple[str, str]) -> Tensor:
     """A row of frames of each and a row of their differences, four times enlarged around grey: uint8 [H, W, 3]."""
     picked = torch.linspace(0, one.shape[0] - 1, min(SHEET_FRAMES, one.shape[0])).round().long().tolist()
-    step = math.ceil(max(one.shape[1:3]) / SHEET_SIDE)
-    rows = []
-    for name, frames in ((names[0], one), (names[1], other), (f"difference x{DIFFERENCE_GAIN}", None)):
-        pictures = [frames[index] if frames is not None else _difference(one[index], other[index]) for index in picked]
-        rows += [
-            _label(name, picked, pictures[0].shape[1] // step),
-            contact_sheet(_smaller(pictures, step), len(picked)),
-        ]
-    width = max(row.shape[1] for row in rows)
-    return torch.cat([_padded(row, width) for row in rows])
+    difference = torch.stack([_difference(one[index], other[index]) for index in picked])
+    sheet = []
+    for name, frames in zip((*names, DIFFERENCE_NAME), (one[picked], other[picked], difference), strict=True):
+        row = contact_sheet([_fitting(frame) for frame in frames], len(picked))
+        sheet += [_strip([name], row.shape[1]), row]
+    numbers = _strip([f"frame {index}" for index in picked], sheet[1].shape[1])
+    width = max(piece.shape[1] for piece in (numbers, *sheet))
+    return torch.cat([_padded(piece, width) for piece in (numbers, *sheet)])
 
 
 def _difference(one: Tensor, other: Tensor) -> Tensor:
     return (128 + DIFFERENCE_GAIN * (other.int() - one.int())).clamp(0, 255).to(torch.uint8)
 
 
-def _smaller(pictures: list[Tensor], step: int) -> list[Tensor]:
-    """Every step-th pixel: cheap, and noise stays visible."""
-    return [picture[::step, ::step] for picture in pictures]
+def _fitting(picture: Tensor) -> Tensor:
+    """Every step-th pixel of a large frame: cheap, and noise stays visible. The pixels of a small one are enlarged."""
+    step = math.ceil(max(picture.shape[:2]) / SHEET_SIDE)
+    times = math.ceil(LEAST_WIDTH / picture.shape[1])
+    return picture[::step, ::step].repeat_interleave(times, 0).repeat_interleave(times, 1)
 
 
-def _label(name: str, picked: list[int], width: int) -> Tensor:
-    text = f"{name}: frames {', '.join(map(str, picked))}"
-    strip = torch.full((LABEL_HEIGHT, max(text_width(text) + 8, width), 3), 255, dtype=torch.uint8)
-    write(strip.numpy(), text, 6, 7)
-    return strip
+def _strip(texts: list[str], width: int) -> Tensor:
+    """White uint8 [LABEL_HEIGHT, W, 3] with texts at equal distances, as wide as the last one needs."""
+    from PIL import Image, ImageDraw, ImageFont
+
+    font = ImageFont.truetype(font_file(), LABEL_SIZE)  # the one Pillow brings has no accents
+    places = [GAP + (width - GAP) * index // len(texts) for index in range(len(texts))]
+    needed = places[-1] + math.ceil(font.getlength(texts[-1])) + GAP
+    strip = Image.new("RGB", (max(width, needed), LABEL_HEIGHT), "white")
+    for x, text in zip(places, texts, strict=True):
+        ImageDraw.Draw(strip).text((x, LABEL_HEIGHT // 2), text, fill="#333333", font=font, anchor="lm")
+    return torch.from_numpy(np.array(strip))
 
 
-def _padded(row: Tensor, width: int) -> Tensor:
-    out = torch.full((row.shape[0], width, 3), 255, dtype=torch.uint8)
-    out[:, : row.shape[1]] = row
-    return out
+def _padded(piece: Tensor, width: int) -> Tensor:
+    return torch.nn.functional.pad(piece, (0, 0, 0, width - piece.shape[1]), value=255)
 
 
 def _finite(value: float) -> float | None:

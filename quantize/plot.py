@@ -1,80 +1,69 @@
-"""report.png: the relative error of every quantized weight by block, drawn without a plotting library."""
+"""report.png: the relative error of every quantized weight by block."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
-from .canvas import BLACK, GREY, Canvas, blank, encode_png, write
+from ..charts.chart import Chart, Point, Series, Span
+from ..charts.drawing import draw_chart
+from .scheme import SCHEMES
 
-WIDTH, HEIGHT = 1200, 420
-LEFT, RIGHT, TOP, BOTTOM = 80, 20, 40, 50
-GRID_LINES = 4
-COLOURS = {"fp8": (38, 99, 235), "int8": (217, 119, 6), "int4": (190, 24, 93), "nf4": (5, 150, 105)}
-
-_BLOCK = re.compile(r"(double_blocks|single_blocks|layers)\.(\d+)\.")
-_KINDS = {"layers": 0, "double_blocks": 1, "single_blocks": 2}
+KINDS = {  # from left to right, and what the picture calls them
+    "layers": "text encoder layers",
+    "double_blocks": "double blocks",
+    "single_blocks": "single blocks",
+}
+_BLOCK = re.compile(rf"({'|'.join(KINDS)})\.(\d+)\.")
+FEW_BLOCKS, NUMBERED = 20, 5  # of more blocks than a few every fifth is numbered
 Layer = Mapping[str, Any]
+Block = tuple[int, int]  # kind, index: the order from left to right
 
 
 def draw_report(layers: Iterable[Layer]) -> bytes:
-    """A PNG with one dot for each quantized weight: blocks from left to right, relative error upwards from zero."""
-    points = [(_block(layer), layer) for layer in layers if _is_drawn(layer)]
-    canvas = blank(HEIGHT, WIDTH)
-    columns = {block: index for index, block in enumerate(sorted({block for block, _ in points}))}
-    top = max((layer["relative_error"] for _, layer in points), default=1.0) * 1.1
-    _draw_axes(canvas, top)
-    step = (WIDTH - LEFT - RIGHT) / max(1, len(columns))
-    for block, index in columns.items():
-        _label_block(canvas, block, int(LEFT + (index + 0.5) * step), first=index == 0)
-    for block, layer in points:
-        x, y = int(LEFT + (columns[block] + 0.5) * step), _height(layer["relative_error"], top)
-        canvas[y - 3 : y + 4, x - 3 : x + 4] = COLOURS[layer["scheme"].partition(":")[0]]
-    _draw_legend(canvas, sorted({layer["scheme"] for _, layer in points}))
-    return encode_png(canvas)
+    """A PNG with one dot for each quantized weight of a block."""
+    return draw_chart(report_chart(layers))
 
 
-def _is_drawn(layer: Layer) -> bool:
-    return (
-        layer["scheme"].partition(":")[0] in COLOURS
-        and "relative_error" in layer
-        and bool(_BLOCK.search(layer["name"]))
+def report_chart(layers: Iterable[Layer]) -> Chart:
+    """Blocks from left to right, relative error upwards from zero, a series for each scheme."""
+    found = [(block, layer) for layer in layers if _has_error(layer) and (block := _block(layer["name"]))]
+    places = {block: float(place) for place, block in enumerate(sorted({block for block, _ in found}))}
+    points: dict[str, list[Point]] = {scheme: [] for scheme in sorted(layer["scheme"] for _, layer in found)}
+    for block, layer in found:
+        points[layer["scheme"]].append((places[block], layer["relative_error"]))
+    return Chart(
+        title="Relative error of every quantized weight, by block",
+        x_name="block",
+        y_name="relative error",
+        series=tuple(Series(name=scheme, points=tuple(each), shape="dots") for scheme, each in points.items()),
+        ticks=tuple(_ticks(places)),
+        spans=tuple(_spans(places)),
+        instead="no weight of a block is quantized",
+        height_px=560,
     )
 
 
-def _block(layer: Layer) -> tuple[int, int, str]:
-    """Where a layer stands from left to right: kind, index, and the kind's name."""
-    match = _BLOCK.search(layer["name"])
-    assert match
-    return _KINDS[match[1]], int(match[2]), match[1]
+def _has_error(layer: Layer) -> bool:
+    """Whether a weight is quantized here; codes that were taken over are exact."""
+    return "relative_error" in layer and SCHEMES[layer["scheme"].partition(":")[0]].quantized
 
 
-def _height(error: float, top: float) -> int:
-    return round(HEIGHT - BOTTOM - error / top * (HEIGHT - TOP - BOTTOM))
+def _block(name: str) -> Block | None:
+    match = _BLOCK.search(name)
+    return ([*KINDS].index(match[1]), int(match[2])) if match else None
 
 
-def _draw_axes(canvas: Canvas, top: float) -> None:
-    for line in range(GRID_LINES + 1):
-        y = _height(top * line / GRID_LINES, top)
-        canvas[y, LEFT : WIDTH - RIGHT] = GREY
-        write(canvas, f"{top * line / GRID_LINES:.4f}", 10, y - 5)
-    canvas[TOP : HEIGHT - BOTTOM, LEFT] = BLACK
-    write(canvas, "relative error of each weight by block", LEFT, 12)
+def _ticks(places: Mapping[Block, float]) -> Iterator[tuple[float, str]]:
+    for (_, index), place in places.items():
+        if len(places) <= FEW_BLOCKS or index % NUMBERED == 0:
+            yield place, str(index)
 
 
-def _label_block(canvas: Canvas, block: tuple[int, int, str], x: int, *, first: bool) -> None:
-    _, index, kind = block
-    if index % 5 == 0:
-        write(canvas, str(index), x - 4, HEIGHT - BOTTOM + 8)
-    if index == 0:
-        write(canvas, kind.replace("_", " "), x - 4, HEIGHT - 22)
-        if not first:
-            canvas[TOP : HEIGHT - BOTTOM, x - 8] = GREY
-
-
-def _draw_legend(canvas: Canvas, schemes: list[str]) -> None:
-    for place, scheme in enumerate(schemes):
-        x = WIDTH - RIGHT - 110 * (len(schemes) - place)
-        canvas[13:21, x : x + 8] = COLOURS[scheme.partition(":")[0]]
-        write(canvas, scheme, x + 14, 12)
+def _spans(places: Mapping[Block, float]) -> Iterator[Span]:
+    """Each kind of block, from half a block before its first to half a block after its last."""
+    for kind, name in enumerate(KINDS.values()):
+        own = [place for (of, _), place in places.items() if of == kind]
+        if own:
+            yield Span(start=min(own) - 0.5, end=max(own) + 0.5, name=name)

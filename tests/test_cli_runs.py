@@ -315,7 +315,7 @@ def test_help_is_quick_and_imports_no_torch(arguments: list[str]) -> None:
     code = (
         "import sys, time\nbegan = time.perf_counter()\nfrom hvlite.cli import main\n"
         f"code = main({arguments!r})\nseconds = time.perf_counter() - began\n"
-        "heavy = {'torch', 'transformers', 'av', 'numpy'} & set(sys.modules)\n"
+        "heavy = {'torch', 'transformers', 'av', 'numpy', 'matplotlib', 'PIL'} & set(sys.modules)\n"
         "print(code, sorted(heavy), seconds, file=sys.stderr)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

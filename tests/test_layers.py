@@ -13,7 +13,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
-HEAVY = ("torch", "transformers", "diffusers", "triton", "av", "safetensors")
+HEAVY = ("torch", "transformers", "diffusers", "triton", "av", "safetensors", "matplotlib", "PIL")
 OPTIONAL = ("bitsandbytes", "diffusers", "sageattention", "torchao", "triton")
 # A user's first error in a shell in the clone would be one of these two lines.
 USE_BOTH = "from transformers import LlamaModel; import hvlite.kernels.ops; import sys; sys.exit(LlamaModel is None)"

@@ -74,6 +74,24 @@ def test_constraints_pin_every_requirement_within_its_range() -> None:
             assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), requirement
 
 
+def test_constraints_pin_what_the_requirements_bring() -> None:
+    """All the way down, as installed here; but for torch, which brings other packages with each of its builds."""
+    pinned, seen = pins(), {"hvlite", "torch"}
+    pending = [canonicalize_name(Requirement(line).name) for line in PYPROJECT["project"]["dependencies"]]
+    while pending:
+        name = pending.pop()
+        if name not in seen:
+            seen.add(name)
+            assert name in pinned, f"constraints.txt lets any version of {name} be installed"
+            brought = [Requirement(line) for line in importlib.metadata.requires(name) or ()]
+            pending += [canonicalize_name(each.name) for each in brought if applies(each)]
+    assert {"contourpy", "pillow", "tzdata"} <= seen
+
+
+def applies(requirement: Requirement) -> bool:
+    return requirement.marker is None or requirement.marker.evaluate({"extra": ""})
+
+
 def test_constraints_fit_any_build_of_a_package() -> None:
     assert not [version for version in pins().values() if "+" in version]
 

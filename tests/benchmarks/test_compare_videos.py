@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 import torch
 
 from hvlite.benchmarks.metrics import SSIM_C1, SSIM_C2, flicker, flicker_between, psnr_db, ssim
-from hvlite.benchmarks.video_compare import compare_frames, draw_sheet
+from hvlite.benchmarks.video_compare import LABEL_HEIGHT, compare_frames, draw_sheet
 from hvlite.cli import main
 from hvlite.lite.output.video_read import read_video
 from hvlite.lite.video import write_video
@@ -80,11 +81,39 @@ def test_comparison_finds_the_worst_frame():
 
 
 def test_a_sheet_shows_both_and_the_difference():
-    sheet = draw_sheet(noise(3, 16, 32, 3), noise(3, 16, 32, 3, seed=2), ("a", "b"))
+    one, other = noise(3, 16, 32, 3), noise(3, 16, 32, 3, seed=2)
+    sheet = draw_sheet(one, other, ("a", "b"))
     assert sheet.dtype == torch.uint8
-    assert sheet.shape[0] == 3 * (22 + 16 + 8)
-    wide = draw_sheet(noise(1, 720, 1280, 3), noise(1, 720, 1280, 3, seed=2), ("a", "b"))
-    assert wide.shape[1] < 400
+    row = LABEL_HEIGHT + 64 + 8  # four times the size, and the gaps
+    assert sheet.shape == (LABEL_HEIGHT + 3 * row, 3 * (128 + 4) + 4, 3)
+    for place, frames in enumerate((one, other, (128 + 4 * (other.int() - one.int())).clamp(0, 255))):
+        top = LABEL_HEIGHT + place * row + LABEL_HEIGHT + 4
+        assert torch.equal(sheet[top : top + 64 : 4, 4 : 4 + 128 : 4], frames[0])
+    assert torch.equal(draw_sheet(one, other, ("a", "b")), sheet)
+
+
+def test_a_sheet_of_large_frames_is_small_and_names_are_never_cut():
+    frames = noise(1, 720, 1280, 3)
+    assert draw_sheet(frames, frames, ("a", "b")).shape[1] < 400
+    wide = draw_sheet(frames, frames, ("a", "a name that is longer than one frame is wide, by far, to the end.mp4"))
+    named = wide[LABEL_HEIGHT * 2 + 188 : LABEL_HEIGHT * 3 + 188]  # 180 lines of pixels and the gaps
+    inked = (named < 128).all(2).any(0).nonzero()
+    assert 328 < int(inked[-1]) < wide.shape[1] - 2
+    assert (wide[LABEL_HEIGHT + 40, 400:] == 255).all()
+
+
+def test_frames_are_numbered_above_their_columns():
+    frames = noise(33, 16, 32, 3)
+    numbers = draw_sheet(frames, frames, ("a", "b"))[:LABEL_HEIGHT]
+    inked = (numbers < 128).all(2).any(0)
+    starts = [4 + column * 132 for column in range(6)]
+    assert all(inked[start : start + 60].any() and not inked[start - 4 : start].any() for start in starts)
+
+
+def test_accents_have_letters():
+    frames = noise(1, 16, 32, 3)
+    sheets = [draw_sheet(frames, frames, (name, "b")) for name in ("Ö", "Ü", "é")]
+    assert not any(torch.equal(one, other) for one, other in itertools.combinations(sheets, 2))
 
 
 @pytest.fixture

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from hvlite.benchmarks.charts import Axis, Chart, Series
 from hvlite.benchmarks.page import PAGE, RESULTS, page, read_all
 from hvlite.benchmarks.plots import charts_of, write_plots
-from hvlite.benchmarks.results import BenchFile, Result, Sample, Seconds, Timeline, write_results
+from hvlite.benchmarks.results import SCHEMA, BenchFile, Result, Sample, Seconds, Timeline, read_results, write_results
+from hvlite.charts.chart import Chart
+from hvlite.files import read_json
 
 MADE = BenchFile(
     made="2026-01-01",
@@ -39,6 +40,8 @@ MADE = BenchFile(
         ),
     ),
 )
+
+STAGES = ((0, "text"), (2, "denoise"), (5, ""))
 
 
 def test_the_committed_page_is_what_the_results_say():
@@ -81,17 +84,72 @@ def test_plots_are_drawn_where_there_is_something(tmp_path: Path):
     assert {name for name, _ in charts_of(MADE)} == {"roofline", "tokens", "streamed", "memory-0"}
 
 
-@pytest.mark.parametrize("log", [False, True])
-def test_an_axis_holds_its_values(log):
-    values = [0.003, 7.0, 1900.0]
-    axis = Axis.over(values, 500, 60, log=log)
-    dots = [axis.at(value) for value in values]
-    assert dots == sorted(dots, reverse=True)
-    assert min(dots) >= 60
-    assert max(dots) <= 500
-    assert all(60 <= axis.at(tick) <= 500 for tick in axis.ticks())
+def chart(name: str, made: BenchFile = MADE) -> Chart:
+    return dict(charts_of(made))[name]
 
 
-def test_one_point_and_none():
-    assert Chart("a", "x", "y", (Series("s", ((1.0, 1.0),)),)).draw()
-    assert Chart("a", "x", "y", ()).draw() is None
+def test_the_roofline_says_what_each_roof_is():
+    resident, host, link, level = chart("roofline").series
+    assert (resident.name, host.name) == ("resident", "host")
+    assert resident.points == host.points == ((57600, 1), (1188000, 1))
+    assert resident.labels == ("320x512x33", "720x1280x129")  # once for each place
+    assert host.labels == ("", "")
+    assert link.labels[1] == "link to the card 20 GB/s"
+    assert all(y == pytest.approx(x * 2e10 / 1e12) for x, y in link.points)
+    assert level.labels[1] == "best measured 1 TFLOP/s"
+    assert {y for _, y in level.points} == {1}
+    assert link.points[-1] == (50, 1)  # from where on the link is no limit
+    assert level.points[0] == link.points[-1]
+    assert level.points[-1][0] > 1188000
+
+
+def test_a_roof_above_all_that_was_measured_reaches_the_best():
+    slow = replace(MADE.results[0], values={**MADE.results[0].values, "disk_bytes_per_s": 1e5})
+    *_, disk, level = chart("roofline", replace(MADE, results=(slow,))).series
+    assert disk.labels[1] == "disk 0.0001 GB/s"
+    assert disk.points[-1][0] == pytest.approx(1e7)
+    assert level.points[-1][0] > 1e7
+
+
+def test_step_times_stand_over_their_tokens_which_are_named():
+    tokens = chart("tokens")
+    assert [(series.name, series.points) for series in tokens.series] == [
+        ("resident", ((5760, 2), (118800, 2))),
+        ("host", ((5760, 2.1), (118800, 2.1))),
+    ]
+    assert tokens.ticks == ((5760, "5,760\n320x512x33"), (118800, "118,800\n720x1280x129"))
+    assert "NVIDIA GeForce RTX 4090, torch 2.13.0, 2026-01-01" in tokens.note
+
+
+def test_streamed_and_resident_are_bars_of_one_group():
+    bars = chart("streamed")
+    assert [(each.name, each.shape, each.points, each.labels) for each in bars.series] == [
+        ("resident", "bars", ((0, 2), (1, 2)), ("2.00", "2.00")),
+        ("host", "bars", ((0, 2.1), (1, 2.1)), ("2.10", "2.10")),
+    ]
+    assert [each.ranges for each in bars.series] == [((2, 2), (2, 2)), ((2.1, 2.1), (2.1, 2.1))]
+    assert bars.ticks == ((0, "320x512x33"), (1, "720x1280x129"))
+
+
+def test_memory_is_over_time_and_its_stages_are_named():
+    memory = chart("memory-0")
+    assert memory.y_name == "memory (GiB)"
+    assert [(each.name, each.points) for each in memory.series] == [
+        ("host", ((0, 1), (9, 2))),
+        ("device, allocated", ((0, 8), (9, 2))),
+    ]
+    samples = [Sample(at_s=at, stage=stage, rss_bytes=300 << 20) for at, stage in STAGES]
+    small = chart("memory-0", replace(MADE, timelines=(Timeline(part="generate", case="x", samples=tuple(samples)),)))
+    assert small.y_name == "memory (MiB)"
+    assert [(span.start, span.end, span.name.split()[0]) for span in small.spans[:2]] == [
+        (0, 2, "text"),
+        (2, 5, "denoise"),
+    ]
+    assert small.series[0].points == ((0, 300), (2, 300), (5, 300))
+
+
+def test_the_committed_results_can_be_drawn(tmp_path: Path):
+    for path in RESULTS.glob("*.json"):
+        if read_json(path).get("schema") == SCHEMA:
+            for png in write_plots(read_results(path), tmp_path / path.name):
+                assert png.read_bytes().startswith(b"\x89PNG")

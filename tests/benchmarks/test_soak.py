@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from hvlite.benchmarks.soak import LIMIT_KIB, Left, slope_kib, soak
+from hvlite.benchmarks.soak import LIMIT_KIB, Left, chart_of, slope_kib, soak
 from hvlite.quantize.convert import QuantizeOptions, run_quantize
 
 
@@ -18,6 +18,16 @@ def model(golden: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_the_slope_is_that_of_the_steady_jobs() -> None:
     grown = [Left(1 << 30, 9, 1)] * 5 + [Left((1 << 20) + 2048 * index, 9, 1) for index in range(20)]
     assert slope_kib(grown, 5) == pytest.approx(2.0)
+
+
+def test_the_plot_shows_every_job_and_the_line_of_that_slope() -> None:
+    found = [Left(1 << 29, 9, 1)] * 5 + [Left((1 << 30) + 2048 * index, 9, 1) for index in range(20)]
+    measured, fit = chart_of(found, 5).series
+    assert [y for _, y in measured.points] == [each.rss_bytes / 2**20 for each in found]
+    (first, low), (last, high) = fit.points
+    assert (first, last) == (5, 24)
+    assert (low, high) == pytest.approx((1024, 1024 + 2 * 19 / 1024))
+    assert "2.00 KiB a job" in fit.name
 
 
 @pytest.mark.slow
