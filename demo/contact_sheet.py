@@ -40,7 +40,7 @@ def main() -> None:
     """Parse the arguments and run."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--model", type=Path, help="another model than the shipped one")
-    parser.add_argument("--out", type=Path, default=Path("demo/contact_sheet.png"))
+    parser.add_argument("--out", type=Path, default=Path("contact_sheet.png"))
     args = parser.parse_args()
     pipeline = load(args.model, device="cpu", keep_loaded=True)
     frames = [frame for seed, prompt in enumerate(PROMPTS) for frame in row(pipeline, prompt, seed)]

@@ -1,6 +1,6 @@
 """Measure the demo model on held-out captions: `python -m hvlite.demo.evaluate --prompts 128`.
 
-Generates through the public API, reads the frames with `scoring`, prints a table and writes it to RESULTS.json.
+Generates through the public API, reads the frames with `scoring`, prints a table; `--out demo/RESULTS.json` keeps it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,6 @@ from torch import Tensor
 from . import captions, data
 from .scoring import look
 
-RESULTS = Path(__file__).parent / "RESULTS.json"
 TARGETS = {
     "vae_psnr_db": 30.0,
     "vae_shape": 0.92,
@@ -150,7 +149,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="a model folder; the shipped one without it")
     parser.add_argument("--ranks", type=int, default=2, help="single-threaded processes that share the prompts")
     parser.add_argument("--settings", default="{}", help='JSON, as {"steps": 10}')
-    parser.add_argument("--out", type=Path, default=RESULTS)
+    parser.add_argument("--out", type=Path, help="write the figures here, as JSON")
     parser.add_argument("--verbose", action="store_true", help="print every prompt that went wrong")
     args = parser.parse_args()
     todo, settings = cases(args.prompts), json.loads(args.settings)
@@ -163,7 +162,8 @@ def main() -> None:
             if not (outcome.colour and outcome.shape and outcome.motion):
                 print(f"{outcome.prompt!r} -> {outcome.seen}")
     print(table(results))
-    args.out.write_text(json.dumps({"prompts": args.prompts, "settings": settings, **results}, indent=2) + "\n")
+    if args.out:
+        args.out.write_text(json.dumps({"prompts": args.prompts, "settings": settings, **results}, indent=2) + "\n")
 
 
 if __name__ == "__main__":
