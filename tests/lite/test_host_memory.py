@@ -81,8 +81,8 @@ def test_weights_that_are_converted_leave_no_holes():
 
 def test_the_official_tile_whole_copies_its_largest_map():
     levels = list(levels_of(VaeConfig(), (17, 32, 32)))
-    taken = 256 * (65 + 2) * (256 + 2) ** 2  # by the first convolution at the full size: padded, 256 channels
-    assert convolution_copies(levels, lean=False) == 4 * (taken + 256 * 128 * 27)
+    taken = 256 * (65 + 2) * (256 + 2) ** 2  # by the last upsampler's convolution, padded
+    assert convolution_copies(levels, lean=False) == 4 * (taken + 256 * 256 * 27)
     assert convolution_copies(levels, lean=True) < 4 * taken // 16
 
 
