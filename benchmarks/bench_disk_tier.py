@@ -1,11 +1,12 @@
 """Resident memory of a run, read from outside its process, beside the plan's bytes and the cap.
 
     python -m hvlite.benchmarks.bench_disk_tier MODEL --output result.json
+    python -m hvlite.benchmarks.bench_disk_tier FOLDER --make full --tiers disk --ram-limit 16GiB 8GiB --output r.json
     python -m hvlite.benchmarks.bench_disk_tier FULL_SIZE --transformer-only --as hunyuan-video-fp8 --output result.json
 
-The first runs `hvlite generate` on a converted model, once in each tier. The second is for a folder that has nothing
-but a transformer (of full size, say): it denoises random embeddings from disk, and its sizes are those of a preset.
-Linux: what is read is VmHWM of /proc/PID/status, the most that was ever resident, page cache apart.
+The first runs `hvlite generate` on a converted model, once in each tier. The second makes a random model of full size
+before, or what FOLDER lacks of one. The third is for a folder that has nothing but a transformer: it denoises random
+embeddings from disk, and its sizes are those of a preset.
 """
 
 from __future__ import annotations
@@ -14,12 +15,9 @@ import argparse
 import json
 import os
 import platform
-import re
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,42 +28,12 @@ from ..lite.planning.limits import parse_bytes
 from ..lite.planning.model import plan_model
 from ..lite.planning.types import Machine, Work
 from ..lite.streaming.tiers import TIERS
+from .full_size_folder import complete_folder
+from .outside import watch
 
-POLL_S = 0.02
-PROMPT = "a red circle moves to the right"
-_FIELD = re.compile(r"^(VmHWM|RssAnon|RssFile):\s+(\d+) kB$", re.MULTILINE)
-
-
-def watch(command: Sequence[str]) -> tuple[list[str], dict[str, Any]]:
-    """Run a command; its lines on stdout, and what it held at most. CalledProcessError where it fails."""
-    began = time.monotonic()
-    with (
-        tempfile.TemporaryFile("w+") as out,
-        subprocess.Popen(command, stdout=out, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process,
-    ):
-        peaks: dict[str, int] = {}
-        while process.poll() is None:
-            for name, nbytes in resident_bytes(process.pid).items():
-                peaks[name] = max(nbytes, peaks.get(name, 0))
-            time.sleep(POLL_S)
-        if process.returncode:
-            raise subprocess.CalledProcessError(process.returncode, list(command))
-        out.seek(0)
-        lines = out.read().splitlines()
-    return lines, {
-        "peak_rss_bytes": peaks["VmHWM"],
-        "peak_anonymous_bytes": peaks["RssAnon"],
-        "seconds": round(time.monotonic() - began, 2),
-    }
-
-
-def resident_bytes(pid: int) -> dict[str, int]:
-    """VmHWM, RssAnon and RssFile of a process; empty where it has just ended."""
-    try:
-        text = Path(f"/proc/{pid}/status").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return {}
-    return {name: int(kib) << 10 for name, kib in _FIELD.findall(text)}
+PROMPT = ", ".join(["a red circle moves to the right"] * 20)  # longer than the language model reads: its most work
+# What a run reports as a stage, and the stages that the plan has for it.
+PLANNED_AS = {"embed": ("text",), "denoise": ("modulation", "denoise"), "decode": ("decode", "write")}
 
 
 def generate(model: Path, tier: str, work: Work, cap: int) -> dict[str, Any]:
@@ -78,13 +46,29 @@ def generate(model: Path, tier: str, work: Work, cap: int) -> dict[str, Any]:
     events = [json.loads(line) for line in lines]
     plan = next(event["plan"] for event in events if "plan" in event)
     ran = next(event["summary"] for event in events if "summary" in event)
+    planned = {stage["name"]: stage for stage in plan["stages"]}
     return {
         "tier": ran["tier"],
         "cap_bytes": cap,
         "planned_bytes": plan["peak_ram_bytes"],
-        "streamed_bytes": sum(stage["streamed_bytes"] for stage in plan["stages"] if stage["name"] == "denoise"),
+        "streamed_bytes": planned["denoise"]["streamed_bytes"],
+        "text_by_layer": plan["text_by_layer"],
+        "stages": stage_rows(planned, measured.pop("peak_rss_by_stage")),
         **measured,
     }
+
+
+def stage_rows(planned: Mapping[str, Mapping[str, Any]], peaks: Mapping[str, int]) -> list[dict[str, Any]]:
+    """What each stage of a run held beside what was planned for it."""
+    return [
+        {
+            "stage": name,
+            "planned_bytes": max(planned[stage]["ram_bytes"] for stage in PLANNED_AS[name]),
+            "peak_rss_bytes": peak,
+        }
+        for name, peak in peaks.items()
+        if name in PLANNED_AS
+    ]
 
 
 def _size_options(work: Work) -> list[str]:
@@ -98,6 +82,7 @@ def denoise(model: Path, preset: str, work: Work, cap: int) -> dict[str, Any]:
     chosen = choose_blocks(plan_model(preset), work, machine, "disk")
     size = json.dumps([work.height, work.width, work.frames, work.steps, chosen.step.chunk])
     lines, measured = watch([sys.executable, "-m", "hvlite.benchmarks.bench_disk_tier", "--step", str(model), size])
+    del measured["peak_rss_by_stage"]  # there is but one
     on_device = max(chosen.denoise_bytes, chosen.modulation_bytes)
     return {
         "tier": "disk",
@@ -173,7 +158,9 @@ def main() -> None:
     parser.add_argument("model", type=Path)
     parser.add_argument("--transformer-only", action="store_true", help="the folder has no encoders and no VAE")
     parser.add_argument("--as", dest="preset", default="hunyuan-video-fp8", help="whose sizes those of the folder are")
-    parser.add_argument("--ram-limit", default="4GiB")
+    parser.add_argument("--make", choices=("full", "small"), help="first make the parts that the folder lacks")
+    parser.add_argument("--tiers", nargs="+", choices=TIERS, default=TIERS)
+    parser.add_argument("--ram-limit", nargs="+", default=["4GiB"], help="a run in each tier under each")
     parser.add_argument("--video-size", type=int, nargs=2, default=(64, 64))
     parser.add_argument("--frames", type=int, default=5)
     parser.add_argument("--steps", type=int, default=1)
@@ -181,11 +168,14 @@ def main() -> None:
     arguments = parser.parse_args()
     height, width = arguments.video_size
     work = Work(height=height, width=width, frames=arguments.frames, steps=arguments.steps)
-    cap = parse_bytes("--ram-limit", arguments.ram_limit)
+    caps = [parse_bytes("--ram-limit", limit) for limit in arguments.ram_limit]
+    if arguments.make:
+        complete_folder(arguments.model, small=arguments.make == "small")
     if arguments.transformer_only:
-        result = report([denoise(arguments.model, arguments.preset, work, cap)], work, "transformer")
+        result = report([denoise(arguments.model, arguments.preset, work, cap) for cap in caps], work, "transformer")
     else:
-        result = report([generate(arguments.model, tier, work, cap) for tier in TIERS], work, "all")
+        runs = [generate(arguments.model, tier, work, cap) for cap in caps for tier in arguments.tiers]
+        result = report(runs, work, "all")
     text = json.dumps(result, indent=1)
     print(text)
     if arguments.output:

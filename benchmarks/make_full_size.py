@@ -3,8 +3,8 @@
     python -m hvlite.benchmarks.make_full_size FOLDER --part transformer
 
 Nobody can test a conversion of 40 GB without 40 GB; these weights need no download. The values are normal with the
-spread of a trained layer, a few rows larger than the rest; disk: transformer 25.6 GB, text_encoder 16.1 GB, vae 1 GB,
-text_encoder_2 0.5 GB. Peak memory stays below 2 GB.
+spread of a trained layer, a few rows larger than the rest; the tokenizers have the real sizes and special tokens. Disk:
+transformer 25.6 GB, text_encoder 16.1 GB, vae 1 GB, text_encoder_2 0.5 GB. Peak memory stays below 2 GB.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ from ..quantize.readers.shapes import (
 )
 from ..quantize.readers.tensor_file import TensorInfo
 from ..quantize.writer import write_safetensors
+from .random_tokenizers import write_clip_tokenizer, write_llama_tokenizer
 
 POOL_ELEMENTS = 1 << 24
 LLAMA = {
@@ -64,12 +65,12 @@ SMALL_TRANSFORMER = TransformerConfig(
     heads_num=1,
     mm_double_blocks_depth=2,
     mm_single_blocks_depth=3,
-    text_states_dim=64,
-    text_states_dim_2=32,
+    text_states_dim=128,
+    text_states_dim_2=128,
 )
 SMALL_VAE = VaeConfig(block_out_channels=(32, 32, 64, 64), layers_per_block=1)
-SMALL_TEXT = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "vocab_size": 512}
-SMALL_HEADS = {"num_attention_heads": 4, "num_key_value_heads": 2}
+SMALL_TEXT = {"hidden_size": 128, "intermediate_size": 256, "num_hidden_layers": 4, "num_attention_heads": 4}
+SMALL_TEXT |= {"vocab_size": 1024, "num_key_value_heads": 2}
 
 
 class RandomWeights:
@@ -134,13 +135,13 @@ def _make_vae(folder: Path, weights: RandomWeights, small: bool) -> Path:
 
 
 def _make_llama(folder: Path, weights: RandomWeights, small: bool) -> Path:
-    config: dict[str, Any] = {**LLAMA, **(SMALL_TEXT | SMALL_HEADS if small else {})}
+    config: dict[str, Any] = {**LLAMA, **(SMALL_TEXT if small else {})}
     shapes = {f"model.{name}": shape for name, shape in expected_llama_shapes(config).items()}
     shapes["lm_head.weight"] = (config["vocab_size"], config["hidden_size"])
     path = folder / "text_encoder" / "model.safetensors"
     _write_plain(path, shapes, "F16", torch.float16, weights)
     write_json(path.parent / "config.json", config)
-    write_tokenizer(path.parent)
+    write_llama_tokenizer(path.parent, config["vocab_size"])
     return path.parent
 
 
@@ -150,7 +151,7 @@ def _make_clip(folder: Path, weights: RandomWeights, small: bool) -> Path:
     path = folder / "text_encoder_2" / "model.safetensors"
     _write_plain(path, shapes, "F32", torch.float32, weights)
     write_json(path.parent / "config.json", config)
-    write_tokenizer(path.parent)
+    write_clip_tokenizer(path.parent, config["vocab_size"])
     return path.parent
 
 
@@ -195,14 +196,6 @@ def _write_all(fd: int, tensor: Tensor, offset: int) -> None:
 def write_json(path: Path, value: object) -> None:
     """Indented JSON."""
     path.write_text(json.dumps(value, indent=2) + "\n")
-
-
-def write_tokenizer(folder: Path) -> None:
-    """A tokenizer that is only there to be copied."""
-    from tokenizers import Tokenizer
-    from tokenizers.models import BPE
-
-    Tokenizer(BPE()).save(str(folder / "tokenizer.json"))
 
 
 def main() -> None:

@@ -31,7 +31,8 @@ from ..quantize.readers.shapes import Shapes, expected_llama_shapes
 from ..quantize.readers.tensor_file import TensorInfo
 from ..quantize.source import open_text_encoder
 from ..quantize.writer import write_safetensors
-from .make_full_size import LLAMA, write_json, write_tokenizer
+from .make_full_size import LLAMA, write_json
+from .random_tokenizers import write_llama_tokenizer
 
 SCHEMES = ("int8", "nf4", "int4", "int4:mse")
 SPREAD = 0.02
@@ -51,7 +52,7 @@ def write_llama(folder: Path, width: int, layers: int) -> None:
     layout = {name: TensorInfo("F16", shape) for name, shape in shapes.items()}
     write_safetensors(folder / "model.safetensors", layout, _weights(shapes, layers))
     write_json(folder / "config.json", config)
-    write_tokenizer(folder)
+    write_llama_tokenizer(folder, VOCABULARY)
 
 
 def _weights(shapes: Shapes, layers: int) -> Iterator[tuple[str, Tensor]]:

@@ -17,6 +17,7 @@ from .card import ModelCard
 from .checkpoint import load_transformer, load_vae
 from .device import DeviceInfo, Dtypes
 from .events import Listener, Note, ignore
+from .host_heap import trim_heap
 from .models.vae import AutoencoderKLCausal3D
 from .streaming.streamed_blocks import StreamOptions
 from .streaming.streamed_transformer import open_streamed_transformer
@@ -161,6 +162,7 @@ class ModelParts:
         keep = keep and self._keep_loaded
         if name in self._kept and self._kept[name][0] != layout:
             self.forget(name)
+        trim_heap()  # not when a part ends: whoever used it may still hold it
         part = self._kept[name][1] if name in self._kept else load()
         if keep:
             self._kept[name] = layout, part

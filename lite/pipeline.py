@@ -25,6 +25,7 @@ from .encoders.prompt_cache import PromptCache
 from .events import Listener, Note, ignore
 from .fingerprint import model_fingerprint
 from .guidance import Conditioning
+from .host_heap import return_freed_memory
 from .models.vae_tiles import decode_chunks
 from .output.encoding import VideoEncoding
 from .parts import ModelParts
@@ -237,6 +238,7 @@ def load(
     `on_event` is told what the user should know. No weight is read yet. ConfigError, CheckpointError,
     UnsupportedDeviceError.
     """
+    return_freed_memory()
     root = demo_root() if path is None else Path(path)
     info = probe_device(device)
     parts = ModelParts(

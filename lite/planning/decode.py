@@ -13,11 +13,14 @@ from typing import Protocol
 from ...quantize.architecture import VaeConfig
 from ..tiling import SPACE_RATIO, TIME_RATIO, AxisTiles, TileSpec, space_tiles, time_tiles
 from . import operators as op
+from .convolutions import convolution_copies
 from .lean import lean_moments
 from .maps import Level, Map, levels_of
 from .types import Moment
 
 SMALL_BYTES = 256 << 10  # statistics of the norms
+# What earlier stages left free between pieces that stay (`lite/host_heap.py`): 66 MiB more than planned were seen.
+HEAP_HOLES_BYTES = 128 << 20
 
 
 @lru_cache(maxsize=4096)
@@ -127,12 +130,22 @@ class Decode:
 
 def decode_moment(decode: Decode) -> Moment:
     """The moment of a decode at which most is alive on the device, the VAE's weights apart: latents and one tile."""
+    high, wide = decode.height // SPACE_RATIO, decode.width // SPACE_RATIO
+    latents = decode.config.latent_channels * decode.latent_frames * high * wide * (decode.w + op.FP32)
+    moment = tile_moment(decode.config, _tile_of(decode), decode.w, lean=decode.lean)
+    return Moment(f"tile, {moment.name}", latents + moment.nbytes)
+
+
+def cpu_bytes(decode: Decode) -> int:
+    """What a decode on a CPU takes beside its tensors: the copies of its largest convolution, holes in the heap."""
+    return convolution_copies(list(levels_of(decode.config, _tile_of(decode))), lean=decode.lean) + HEAP_HOLES_BYTES
+
+
+def _tile_of(decode: Decode) -> tuple[int, int, int]:
+    """Latents of the largest tile: frames, rows, columns."""
     rows, columns = decode.space
     high, wide = decode.height // SPACE_RATIO, decode.width // SPACE_RATIO
-    tile = (decode.tile_frames, min(rows.size, high), min(columns.size, wide))
-    latents = decode.config.latent_channels * decode.latent_frames * high * wide * (decode.w + op.FP32)
-    moment = tile_moment(decode.config, tile, decode.w, lean=decode.lean)
-    return Moment(f"tile, {moment.name}", latents + moment.nbytes)
+    return decode.tile_frames, min(rows.size, high), min(columns.size, wide)
 
 
 def host_moment(decode: Decode) -> Moment:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from ..tiling import TileSpec
 from .blocks import Arrangement
-from .decode import Decode, StoredVae, decode_moment, host_moment, official_tile, whole_tile
+from .decode import Decode, StoredVae, cpu_bytes, decode_moment, host_moment, official_tile, whole_tile
 from .model import ModelSizes
 from .text import text_moments
 from .time import copy_seconds, decode_seconds, read_seconds, step_seconds
@@ -116,6 +116,7 @@ def decode_stage(model: StoredVae, machine: Machine, decode: Decode) -> Stage:
     """The VAE, tile by tile, and what of the frames is in host memory."""
     weights = model.vae_elements * machine.w
     host = host_moment(decode).nbytes + _encoder_bytes(decode.height, decode.width)
+    host += cpu_bytes(decode) * machine.on_cpu
     return _stage("decode", machine, decode_moment(decode), weights, host, 0, decode_seconds(decode, machine.gpu))
 
 

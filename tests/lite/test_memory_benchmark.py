@@ -8,7 +8,8 @@ import sys
 
 import pytest
 
-from hvlite.benchmarks.bench_disk_tier import report, resident_bytes, run_step, watch
+from hvlite.benchmarks.bench_disk_tier import report, run_step, stage_rows
+from hvlite.benchmarks.outside import Peaks, Stages, resident_bytes, watch
 from hvlite.lite.planning.types import Work
 from hvlite.quantize.convert import QuantizeOptions, run_quantize
 
@@ -18,6 +19,52 @@ def test_watch_sees_what_a_process_holds_for_a_moment():
     lines, measured = watch([sys.executable, "-c", hold])
     assert lines == ["done"]
     assert 200 << 20 <= measured["peak_anonymous_bytes"] <= measured["peak_rss_bytes"] < 400 << 20
+    assert measured["peak_rss_by_stage"] == {"start": measured["peak_rss_bytes"]}
+
+
+def test_watch_gives_each_stage_what_it_held():
+    hold = """
+import time
+def stage(name, mib):
+    print('{"event": "stage_started", "stage": "' + name + '"}', flush=True)
+    time.sleep(0.3)
+    a = b"x" * (mib << 20)
+    time.sleep(0.3)
+stage("embed", 300); stage("denoise", 50); stage("decode", 150)
+"""
+    _, measured = watch([sys.executable, "-c", hold])
+    held = measured["peak_rss_by_stage"]
+    assert held["embed"] == measured["peak_rss_bytes"] > 300 << 20
+    assert 50 << 20 < held["denoise"] < 100 << 20
+    assert 150 << 20 < held["decode"] < 200 << 20
+
+
+def test_a_stage_gets_the_peak_between_two_readings():
+    peaks = Peaks()
+    peaks.see("embed", {"VmRSS": 5, "VmHWM": 9, "RssAnon": 4, "RssFile": 1})
+    peaks.see("denoise", {"VmRSS": 6, "VmHWM": 9, "RssAnon": 5, "RssFile": 1})
+    peaks.see("denoise", {})
+    assert (peaks.all_bytes, peaks.anonymous_bytes, peaks.by_stage) == (9, 5, {"embed": 9, "denoise": 6})
+
+
+def test_half_a_line_says_no_stage(tmp_path):
+    path, stages = tmp_path / "out", Stages()
+    with path.open("w") as out, path.open() as said:
+        for part, name in (
+            ('{"event": "stage_sta', "start"),
+            ('rted", "stage": "embed"}\n{"event": "note"}\n', "embed"),
+        ):
+            out.write(part)
+            out.flush()
+            stages.follow(said)
+            assert stages.name == name
+
+
+def test_a_stage_stands_beside_the_largest_that_was_planned_for_it():
+    planned = {name: {"ram_bytes": index} for index, name in enumerate(("text", "denoise", "modulation", "write"))}
+    planned["decode"] = {"ram_bytes": 1}
+    rows = stage_rows(planned, {"start": 7, "embed": 8, "denoise": 9, "decode": 10})
+    assert [tuple(row.values()) for row in rows] == [("embed", 0, 8), ("denoise", 2, 9), ("decode", 3, 10)]
 
 
 def test_a_run_that_fails_is_no_measurement():
@@ -26,7 +73,7 @@ def test_a_run_that_fails_is_no_measurement():
 
 
 def test_a_process_that_is_gone():
-    assert resident_bytes(os.getpid()).keys() == {"VmHWM", "RssAnon", "RssFile"}
+    assert resident_bytes(os.getpid()).keys() == {"VmHWM", "VmRSS", "RssAnon", "RssFile"}
     assert resident_bytes(2**22 + 1) == {}
 
 
