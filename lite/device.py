@@ -42,7 +42,10 @@ class Dtypes:
 
 
 def probe_device(name: str = "auto") -> DeviceInfo:
-    """`auto` is the first CUDA device, else the CPU; `cuda` raises UnsupportedDeviceError where there is none."""
+    """`auto` is the current CUDA device, else the CPU; `cuda` raises UnsupportedDeviceError where there is none.
+
+    A CUDA device always comes with its index: some of torch's calls, the memory cap's among them, want one.
+    """
     if name == "cpu" or (name == "auto" and not torch.cuda.is_available()):
         return DeviceInfo(device=torch.device("cpu"), name="CPU")
     if not torch.cuda.is_available():
@@ -50,7 +53,8 @@ def probe_device(name: str = "auto") -> DeviceInfo:
             f"{name} was asked for, but this torch ({torch.__version__}) sees no CUDA device",
             hint="install torch's CUDA build and its driver, or use --device cpu",
         )
-    device = torch.device("cuda", torch.cuda.current_device()) if name == "auto" else torch.device(name)
+    asked = torch.device("cuda" if name == "auto" else name)
+    device = torch.device("cuda", torch.cuda.current_device() if asked.index is None else asked.index)
     properties = torch.cuda.get_device_properties(device)
     capability = (properties.major, properties.minor)
     return DeviceInfo(
