@@ -9,6 +9,7 @@ from torch.library import custom_op
 from . import attention_reference, reference
 from .attention_variant import VARIANTS
 from .key_layout import BlockPlace, KeyBlocks, KeyLayout
+from .launch_device import on_cuda
 
 
 @custom_op("hvlite::joint_attention", mutates_args=())
@@ -17,7 +18,7 @@ def joint_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     return reference.joint_attention(q, k, v).contiguous()
 
 
-@joint_attention.register_kernel("cuda")
+@on_cuda(joint_attention)
 def _(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     from .joint_attention import joint_attention as launch
 
@@ -37,7 +38,7 @@ def qk_norm_rope(x: Tensor, weight: Tensor | None, cos: Tensor | None, sin: Tens
     )
 
 
-@qk_norm_rope.register_kernel("cuda")
+@on_cuda(qk_norm_rope)
 def _(x: Tensor, weight: Tensor | None, cos: Tensor | None, sin: Tensor | None, eps: float) -> Tensor:
     from .qk_norm_rope import qk_norm_rope as launch
 
@@ -57,7 +58,7 @@ def quantize_queries(
     return attention_reference.quantize_queries(x, weight, _rope(cos, sin), eps, factor)
 
 
-@quantize_queries.register_kernel("cuda")
+@on_cuda(quantize_queries)
 def _(
     x: Tensor, weight: Tensor | None, cos: Tensor | None, sin: Tensor | None, eps: float, factor: float
 ) -> tuple[Tensor, Tensor]:
@@ -93,7 +94,7 @@ def quantize_keys_(
     attention_reference.quantize_keys_(codes, scale, x, weight, _rope(cos, sin), eps, shift, place)
 
 
-@quantize_keys_.register_kernel("cuda")
+@on_cuda(quantize_keys_)
 def _(
     codes: Tensor,
     scale: Tensor,
@@ -117,7 +118,7 @@ def quantize_values_(out: Tensor, v: Tensor, mean: Tensor, first: int, tail: int
     return attention_reference.quantize_values_(out, v, mean, BlockPlace(first, tail), VARIANTS[variant])
 
 
-@quantize_values_.register_kernel("cuda")
+@on_cuda(quantize_values_)
 def _(out: Tensor, v: Tensor, mean: Tensor, first: int, tail: int, variant: str) -> Tensor:
     from .quantize_v import quantize_values_ as launch
 
@@ -135,7 +136,7 @@ def align_values_(v: Tensor, factor: Tensor, first: int, tail: int, tokens: int,
     attention_reference.align_values_(v, factor, BlockPlace(first, tail), tokens, VARIANTS[variant])
 
 
-@align_values_.register_kernel("cuda")
+@on_cuda(align_values_)
 def _(v: Tensor, factor: Tensor, first: int, tail: int, tokens: int, variant: str) -> None:
     from .quantize_v import align_values_ as launch
 
@@ -165,7 +166,7 @@ def attend(
     )
 
 
-@attend.register_kernel("cuda")
+@on_cuda(attend)
 def _(
     codes: Tensor,
     scale: Tensor,

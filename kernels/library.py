@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.library import custom_op
 
 from . import reference
+from .launch_device import on_cuda
 
 
 @custom_op("hvlite::modulated_norm", mutates_args=())
@@ -19,7 +20,7 @@ def modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tenso
     return reference.modulated_norm(x, shift, scale, eps)
 
 
-@modulated_norm.register_kernel("cuda")
+@on_cuda(modulated_norm)
 def _(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     from .modulated_norm import modulated_norm as launch
 
@@ -39,7 +40,7 @@ def modulated_norm_codes(
     return reference.modulated_norm_codes(x, shift, scale, eps, dtype)
 
 
-@modulated_norm_codes.register_kernel("cuda")
+@on_cuda(modulated_norm_codes)
 def _(x: Tensor, shift: Tensor, scale: Tensor, eps: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     from .modulated_norm import modulated_norm_codes as launch
 
@@ -57,7 +58,7 @@ def quantize_tokens(x: Tensor, dtype: torch.dtype, gelu_from: int) -> tuple[Tens
     return reference.gelu_codes(x, dtype, gelu_from)
 
 
-@quantize_tokens.register_kernel("cuda")
+@on_cuda(quantize_tokens)
 def _(x: Tensor, dtype: torch.dtype, gelu_from: int) -> tuple[Tensor, Tensor]:
     from .quantize_tokens import quantize_tokens as launch
 
@@ -77,7 +78,7 @@ def gelu_codes_(x: Tensor, dtype: torch.dtype, gelu_from: int) -> Tensor:
     return scale
 
 
-@gelu_codes_.register_kernel("cuda")
+@on_cuda(gelu_codes_)
 def _(x: Tensor, dtype: torch.dtype, gelu_from: int) -> Tensor:
     from .quantize_tokens import gelu_codes_ as launch
 
@@ -95,7 +96,7 @@ def gelu_tanh(x: Tensor) -> Tensor:
     return reference.gelu_tanh(x).contiguous()
 
 
-@gelu_tanh.register_kernel("cuda")
+@on_cuda(gelu_tanh)
 def _(x: Tensor) -> Tensor:
     from .gelu_tanh import gelu_tanh as launch
 
@@ -113,7 +114,7 @@ def gelu_tanh_(x: Tensor) -> None:
     reference.gelu_tanh_(x)
 
 
-@gelu_tanh_.register_kernel("cuda")
+@on_cuda(gelu_tanh_)
 def _(x: Tensor) -> None:
     from .gelu_tanh import gelu_tanh_ as launch
 
@@ -126,7 +127,7 @@ def gated_residual_(x: Tensor, branch: Tensor, gate: Tensor) -> None:
     reference.gated_residual_(x, branch, gate)
 
 
-@gated_residual_.register_kernel("cuda")
+@on_cuda(gated_residual_)
 def _(x: Tensor, branch: Tensor, gate: Tensor) -> None:
     from .gated_residual import gated_residual_ as launch
 
@@ -148,7 +149,7 @@ def codes_mm_(
     reference.codes_mm_(out, x, x_scale, weight, weight_scale, bias, gate, gelu)
 
 
-@codes_mm_.register_kernel("cuda")
+@on_cuda(codes_mm_)
 def _(
     out: Tensor,
     x: Tensor,
@@ -177,7 +178,7 @@ def group_moments(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     return reference.group_moments(x, groups)
 
 
-@group_moments.register_kernel("cuda")
+@on_cuda(group_moments)
 def _(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     from .group_norm import group_moments as launch
 
@@ -196,7 +197,7 @@ def scale_shift_silu(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     return reference.scale_shift_silu(x, scale, shift).contiguous()
 
 
-@scale_shift_silu.register_kernel("cuda")
+@on_cuda(scale_shift_silu)
 def _(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     from .group_norm import scale_shift_silu as launch
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.library import CustomOpDef
 
-from hvlite.kernels import library, ops, reference
+from hvlite.kernels import attention_library, library, ops, reference
 from hvlite.kernels.mm_choice import CHOICES, choose_mm
 
 
@@ -35,6 +36,29 @@ def cases():
 def test_schema_and_fake(case):
     operation, inputs = case
     torch.library.opcheck(operation, inputs, test_utils=("test_schema", "test_faketensor"))
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [each for module in (library, attention_library) for each in vars(module).values() if isinstance(each, CustomOpDef)],
+    ids=lambda operation: operation._name,
+)
+def test_every_kernel_starts_on_the_card_of_its_tensors(operation, monkeypatch):
+    """Triton launches on the current card: with tensors on another one it would read memory that is not there."""
+    entered = []
+
+    class Entered(Exception):
+        """Instead of a launch."""
+
+    def device(chosen):
+        entered.append(chosen)
+        raise Entered
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    x = torch.empty(1, 1, 1, device="meta")
+    with pytest.raises(Entered):
+        operation._backend_fns["cuda"](x, *[None] * (len(operation._opoverload._schema.arguments) - 1))
+    assert entered == [x.device]
 
 
 def test_fake_cuda_tensors_take_the_fused_way():
