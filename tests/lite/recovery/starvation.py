@@ -11,12 +11,14 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-# As they are raised: by the CUDA allocator, by the CPU's, by Python, by cuBLAS.
+# As they are raised: by the CUDA allocator, by the CPU's, by Python, by cuBLAS, by a convolution of which no engine's
+# workspace fits.
 FAILURES: dict[str, Callable[[], Exception]] = {
     "cuda": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation."),
     "cpu": lambda: RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"),
     "python": MemoryError,
     "cublas": lambda: RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    "cudnn": lambda: RuntimeError("GET was unable to find an engine to execute this computation"),
 }
 
 
