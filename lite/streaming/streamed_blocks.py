@@ -199,13 +199,15 @@ def load_flats(files: Sequence[BlockFile], ring: Sequence[HostBuffer], device: C
     """The flat buffers of blocks that stay on the device; one is read while the one before it is copied."""
     ends: list[Event] = [HAPPENED] * len(ring)
     flats = []
-    for index, file in enumerate(files):
-        turn = index % len(ring)
-        ends[turn].wait()
-        file.fill(ring[turn].tensor)
-        flat = device.allocate(file.nbytes)
-        ends[turn] = device.copy(flat, ring[turn].tensor[: file.nbytes], device.release(flat))
-        flats.append(flat)
-    for end in ends:
-        end.wait()
+    try:
+        for index, file in enumerate(files):
+            turn = index % len(ring)
+            ends[turn].wait()
+            file.fill(ring[turn].tensor)
+            flat = device.allocate(file.nbytes)
+            ends[turn] = device.copy(flat, ring[turn].tensor[: file.nbytes], device.release(flat))
+            flats.append(flat)
+    finally:  # also where the device is full: both ends of a copy under way would be given to others
+        for end in ends:
+            end.wait()
     return flats

@@ -10,7 +10,7 @@ import torch
 
 from hvlite.lite.events import Note, ignore
 from hvlite.lite.streaming.block_files import open_block_files
-from hvlite.lite.streaming.copy_queue import CpuDevice
+from hvlite.lite.streaming.copy_queue import CpuDevice, Event
 from hvlite.lite.streaming.host_memory import CudaPageLock, HostBuffer, HostMemory, bytes_of
 from hvlite.lite.streaming.streamed_blocks import StreamOptions
 from hvlite.lite.streaming.streamed_transformer import open_streamed_transformer
@@ -138,6 +138,47 @@ def test_a_failure_while_loading_unlocks_everything(folder, monkeypatch):
         open_streamed_transformer(
             folder("fp8"), torch.device("cpu"), torch.float32, tiers=TierCounts(2, 4, 2), queue=Device(runtime)
         )
+    assert not runtime.locked
+
+
+class FullDevice(CpuDevice):
+    """Has room for three blocks. Its copies end when they are waited for, and not while their source is unlocked."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.page_lock = CudaPageLock(runtime, runtime.launch)
+        self.runtime, self.allocated = runtime, 0
+        self.under_way: set[int] = set()
+
+    def allocate(self, nbytes: int) -> torch.Tensor:
+        self.allocated += 1
+        if self.allocated > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return super().allocate(nbytes)
+
+    def copy(self, target: torch.Tensor, source: torch.Tensor, after: Event) -> Event:
+        return Copy(self, source.data_ptr())
+
+
+class Copy:
+    def __init__(self, device: FullDevice, address: int) -> None:
+        self.device, self.address = device, address
+        device.under_way.add(address)
+
+    def happened(self) -> bool:
+        return self.address not in self.device.under_way
+
+    def wait(self) -> None:
+        assert self.address in self.device.runtime.locked
+        self.device.under_way.discard(self.address)
+
+
+def test_a_full_device_ends_no_copy_under_way(folder):
+    """The block after those that fit is refused while copies run: their memory, on both sides, must outlive them."""
+    runtime = Runtime(grants=100)
+    device = FullDevice(runtime)
+    with pytest.raises(torch.OutOfMemoryError):
+        open_streamed_transformer(folder("fp8"), torch.device("cpu"), torch.float32, queue=device)
+    assert not device.under_way
     assert not runtime.locked
 
 
