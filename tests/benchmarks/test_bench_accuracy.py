@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import pytest
 from typer.testing import CliRunner
 
 from hvlite.benchmarks import bench_accuracy
@@ -15,6 +16,14 @@ def test_every_variant_is_within_its_limits_on_all_data():
     rows = bench_accuracy.run(tokens=500)
     assert {(row["variant"], row["data"]) for row in rows} == {(a, b) for a in VARIANTS for b in bench_accuracy.KINDS}
     assert all(row["passed"] for row in rows), bench_accuracy.rows_text(rows)
+
+
+@pytest.mark.parametrize(("capability", "wanted"), [(86, {"16-bit", "int8-fp16"}), (89, set(VARIANTS))])
+def test_a_card_is_asked_for_what_it_has(monkeypatch, capability, wanted):
+    """On an RTX 30 the kernels in fp8 have no settings: the table would end there."""
+    monkeypatch.setattr(bench_accuracy, "runs_kernels", lambda device: True)
+    monkeypatch.setattr(bench_accuracy, "capability_of", lambda device: capability)
+    assert {row["variant"] for row in bench_accuracy.run(tokens=10)} == wanted
 
 
 def test_the_command_fails_beyond_a_limit(monkeypatch):
