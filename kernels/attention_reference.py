@@ -10,7 +10,7 @@ from torch import Tensor
 from . import reference
 from .attention_variant import KEY_BLOCK, AttentionVariant
 from .key_layout import BlockPlace, KeyBlocks, KeyLayout
-from .reference import LARGEST_CODE, widen
+from .reference import LARGEST_CODE, over, widen
 
 ROWS = 256  # of Q at once: a row of logits is as long as the sequence
 Rope = tuple[Tensor, Tensor]
@@ -53,7 +53,7 @@ def quantize_keys_(
 def quantize_values_(out: Tensor, v: Tensor, mean: Tensor, place: BlockPlace, variant: AttentionVariant) -> Tensor:
     """See `quantized_attention.quantize_values_`: v [B, S, H, D] -> the scales [B, H, D]."""
     wide = v.float().transpose(1, 2) - mean[:, :, None]
-    scale = power_of_two(wide.abs().amax(dim=2) / variant.v_limit)
+    scale = power_of_two(over(wide.abs().amax(dim=2), variant.v_limit))
     scaled = wide / scale[:, :, None]
     for tokens, keys in place.runs(v.shape[1]):
         part = _whole_blocks(scaled[:, :, tokens]).to(out.dtype)
@@ -121,7 +121,7 @@ def _half_sums(p: Tensor, values: Tensor, step: int) -> Tensor:
 def _int8(wide: Tensor, dims: tuple[int, ...]) -> tuple[Tensor, Tensor]:
     """Codes and scale of fp32 values, one scale over `dims`, which stay as dimensions of one."""
     largest = LARGEST_CODE[torch.int8]
-    scale = wide.abs().amax(dim=dims, keepdim=True) / largest
+    scale = over(wide.abs().amax(dim=dims, keepdim=True), largest)
     scale = torch.where(scale < torch.finfo(torch.float32).tiny, torch.ones_like(scale), scale)
     return (wide * (1 / scale)).clamp_(-largest, largest).round_().to(torch.int8), scale
 

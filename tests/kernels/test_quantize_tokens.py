@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hvlite.kernels import quantize_tokens as kernel
 from hvlite.kernels import reference
@@ -98,3 +99,22 @@ def test_a_value_that_is_not_finite_is_not_lost(device, bad):
     x[1, 7] = bad
     _, scale = kernel.quantize_tokens(x, torch.int8)
     assert scale.isfinite().tolist() == [True, False, True]
+
+
+class DividesAsCuda(TorchDispatchMode):
+    """A division by a number is a product with its reciprocal, as torch does it on CUDA."""
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        if function is torch.ops.aten.div.Tensor and not isinstance(args[1], Tensor):
+            return args[0] * float(torch.tensor(1.0) / args[1])
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("codes", CODES)
+def test_the_reference_is_the_same_on_a_card(codes):
+    x = torch.randn(500, 40)
+    wanted, wanted_scale = reference.quantize_tokens(x, codes)
+    with DividesAsCuda():
+        found, scale = reference.quantize_tokens(x, codes)
+    assert torch.equal(scale, wanted_scale)
+    assert torch.equal(found.view(torch.uint8), wanted.view(torch.uint8))
