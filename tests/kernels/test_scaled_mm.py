@@ -32,9 +32,24 @@ def gelu(x: Tensor) -> Tensor:
     return x * 0.5 * (1 + torch.tanh((2 / torch.pi) ** 0.5 * (x + 0.044715 * x**3)))
 
 
-def close(found: Tensor, wanted: Tensor, unit: float) -> None:
+def close(found: Tensor, wanted: Tensor, unit: float, floor: float = 2e-6) -> None:
+    """Within `unit` of each value and `floor` of the largest."""
     assert found.isfinite().all()
-    assert ((found.double() - wanted).abs() <= unit * wanted.abs() + 2e-6 * wanted.abs().max()).all()
+    assert ((found.double() - wanted).abs() <= unit * wanted.abs() + floor * wanted.abs().max()).all()
+
+
+# Of the largest value. Tensor cores align the products of a step before they add them: in fp8 13 bits of a sum are left
+# (SageAttention2), in 16 bits a little less than fp32 has. The interpreter adds in fp32.
+FLOORS_ON_A_CARD = {"int8": 2e-6, "e4m3": 2**-10, "w8a16": 1e-5}
+
+
+def floor_of(kind: str, device: torch.device) -> float:
+    """How much of the largest value a sum may be off."""
+    return FLOORS_ON_A_CARD[kind] if device.type == "cuda" else 2e-6
+
+
+def name_of(codes: torch.dtype) -> str:
+    return "int8" if codes == torch.int8 else "e4m3"
 
 
 @pytest.mark.parametrize("bias", [True, False])
@@ -47,7 +62,7 @@ def test_against_fp64(device, shape, codes, bias):
     added = torch.randn(columns, device=device) if bias else None
     out = torch.empty(rows, columns, device=device)
     scaled_mm(*x, *weight, added, MmOutput(Rows.of(out)))
-    close(out, exact(*x, *weight, added), 2e-6)
+    close(out, exact(*x, *weight, added), 2e-6, floor_of(name_of(codes), device))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
@@ -65,7 +80,7 @@ def test_a_slice_of_rows_into_a_slice_of_channels(device, codes):
     x, (weight, scale) = codes_of(device, 7, 64, codes), codes_of(device, 50, 64, codes)
     both = torch.full((7, 60), 5.0, device=device)
     scaled_mm(*x, weight[13:40], scale[13:40], None, MmOutput(Rows.of(both[:, 20:47])))
-    close(both[:, 20:47], exact(*x, weight[13:40], scale[13:40], None), 2e-6)
+    close(both[:, 20:47], exact(*x, weight[13:40], scale[13:40], None), 2e-6, floor_of(name_of(codes), device))
     both[:, 20:47] = 5.0
     assert (both == 5.0).all()
 
@@ -88,7 +103,7 @@ def test_epilogues(device, kind, epilogue):
         scaled_mm(x, x_scale, weight, scale, bias, output)
     product = exact(x, x_scale, weight, scale, bias).view(2, 5, 40)
     wanted = gelu(product) if epilogue == "gelu" else before[:, 2:7] + gate[:, None].double() * product
-    close(tokens[:, 2:7], wanted, 4e-6)
+    close(tokens[:, 2:7], wanted, 4e-6, floor_of(kind, device))
     tokens[:, 2:7] = before[:, 2:7]
     assert torch.equal(tokens, before)
 
@@ -102,7 +117,7 @@ def test_weights_are_decoded_exactly(device, shape, codes, dtype):
     x, weight = torch.randn(rows, depth, device=device).to(dtype), codes_of(device, columns, depth, codes)
     bias, out = torch.randn(columns, device=device), torch.empty(rows, columns, device=device)
     w8a16_mm(x, *weight, bias, MmOutput(Rows.of(out)))
-    close(out, exact(x, None, *weight, bias), 2e-6)
+    close(out, exact(x, None, *weight, bias), 2e-6, floor_of("w8a16", device))
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
