@@ -200,8 +200,8 @@ def _ours(
 
 
 def _scaled_mm_takes(weight: Tensor) -> bool:
-    """torch._scaled_mm wants both sides of a weight in multiples of 16."""
-    return weight.shape[0] % 16 == 0 and weight.shape[1] % 16 == 0
+    """torch._scaled_mm wants both sides of a weight in multiples of 16, and its first code at one in memory."""
+    return weight.shape[0] % 16 == 0 and weight.shape[1] % 16 == 0 and weight.storage_offset() % 16 == 0
 
 
 def _check_mm(x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor) -> None:

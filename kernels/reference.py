@@ -14,6 +14,7 @@ from torch import Tensor
 
 LARGEST_CODE = {torch.int8: 127.0, torch.float8_e4m3fn: 448.0}
 NF4_BLOCK = 64
+LEAST_INT_MM_ROWS = 17  # torch._int_mm on CUDA refuses fewer: a short prompt has fewer tokens
 
 
 def joint_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -105,7 +106,8 @@ def gelu_codes(x: Tensor, dtype: torch.dtype, gelu_from: int) -> tuple[Tensor, T
 
 def int8_mm(x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Tensor:
     """See `ops.int8_mm`; fp32."""
-    return _rescale(torch._int_mm(x, weight.t()).float(), x_scale, weight_scale, bias)
+    enough = F.pad(x, (0, 0, 0, max(0, LEAST_INT_MM_ROWS - x.shape[0])))
+    return _rescale(torch._int_mm(enough, weight.t())[: x.shape[0]].float(), x_scale, weight_scale, bias)
 
 
 def fp8_mm(x: Tensor, x_scale: Tensor, weight: Tensor, weight_scale: Tensor, bias: Tensor | None) -> Tensor:

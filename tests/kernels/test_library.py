@@ -126,3 +126,25 @@ def test_no_fp8_products_before_sm_89():
 
 def test_every_choice_has_a_reason():
     assert all(choice.why for table in CHOICES.values() for choice in table.values())
+
+
+@pytest.mark.parametrize("rows", [1, 16, 17, 40])
+def test_few_rows_of_int8_without_our_kernels(rows, monkeypatch):
+    """On a card without Triton the reference multiplies, and torch's own refuses 16 rows and fewer there."""
+    multiply = torch._int_mm
+
+    def as_on_a_card(x, weight):
+        assert x.shape[0] > 16, f"self.size(0) needs to be greater than 16, but got {x.shape[0]}"
+        return multiply(x, weight)
+
+    x, weight = (reference.quantize_tokens(torch.randn(each, 64), torch.int8) for each in (rows, 48))
+    wanted = x[0].double() @ weight[0].double().t() * x[1][:, None] * weight[1]
+    monkeypatch.setattr(torch, "_int_mm", as_on_a_card)
+    torch.testing.assert_close(ops.int8_mm(*x, *weight).double(), wanted, rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("first", "taken"), [(0, True), (16, True), (8, False)])
+def test_codes_that_do_not_start_on_16_bytes_are_left_to_our_kernel(first, taken):
+    """A block's tensors lie one after another in one buffer; CUTLASS reads 16 bytes at once."""
+    flat = torch.zeros(first + 32 * 16, dtype=torch.uint8).view(torch.float8_e4m3fn)
+    assert ops._scaled_mm_takes(flat[first:].view(32, 16)) is taken
