@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch.library import CustomOpDef
+
+if TYPE_CHECKING:
+    from torch._library.custom_ops import CustomOpDef
 
 Launch = Callable[..., Any]
 

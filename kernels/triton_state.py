@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
+import shutil
 import sys
+import sysconfig
 from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
 from typing import NamedTuple
 
 from ..errors import MissingPartError
@@ -22,7 +26,29 @@ class TritonState(NamedTuple):
 
 
 def triton_state() -> TritonState:
-    """What is installed, judged by its version alone."""
+    """What is installed, and whether this machine has what it needs to start a kernel."""
+    state = installed_triton()
+    lack = missing_here() if state.usable else None
+    return state if lack is None else TritonState(state.version, False, lack)
+
+
+def missing_here() -> str | None:
+    """What Triton needs here and does not find: it builds a small C module before its first kernel. None: nothing."""
+    if not (os.environ.get("CC") or shutil.which("gcc") or shutil.which("clang")):
+        return "without a C compiler, which it needs to start a kernel (sudo apt install gcc)"
+    scheme = sysconfig.get_default_scheme()
+    headers = sysconfig.get_path("include", "posix_prefix" if scheme == "posix_local" else scheme)
+    if not Path(headers, "Python.h").is_file():
+        return "without Python's headers, which it needs to start a kernel (sudo apt install python3-dev)"
+    home = Path(os.environ.get("TRITON_HOME") or os.path.expanduser("~"))
+    cache = Path(os.environ.get("TRITON_CACHE_DIR") or home / ".triton" / "cache").absolute()
+    if not os.access(next(each for each in (cache, *cache.parents) if each.exists()), os.W_OK | os.X_OK):
+        return f"without a cache that it may write: {cache} (TRITON_CACHE_DIR names another)"
+    return None
+
+
+def installed_triton() -> TritonState:
+    """What is installed, judged by its version alone: enough to compile for cards."""
     try:
         found = version("triton")
     except PackageNotFoundError:
@@ -42,10 +68,12 @@ def judge_version(found: str) -> TritonState:
     return TritonState(found, True, "3.6 and 3.7 are what our kernels are tested with")
 
 
-def require_triton(purpose: str) -> str:
-    """The version of a usable Triton. MissingPartError with the reason where there is none."""
-    state = triton_state()
+def require_triton(purpose: str, state: TritonState | None = None) -> str:
+    """The version of a usable Triton (None: `installed_triton`). MissingPartError with the reason otherwise."""
+    installed = installed_triton()
+    state = installed if state is None else state
     if state.version is None or not state.usable:
         shown = f"Triton {state.version}" if state.version else "Triton"
-        raise MissingPartError(f"{purpose} needs Triton 3.6 or 3.7: {shown} is {state.reason}", hint=INSTALL)
+        hint = "--attention sdpa does without" if installed.usable else INSTALL
+        raise MissingPartError(f"{purpose} needs Triton 3.6 or 3.7: {shown} is {state.reason}", hint=hint)
     return state.version

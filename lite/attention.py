@@ -104,7 +104,7 @@ def _ours(info: DeviceInfo, variant: AttentionVariant | None) -> Attention:
     if not info.is_cuda:
         why = "the reference of our kernel: its arithmetic, slowly"
         return Attention("hvlite", variant or CPU_VARIANT, why, is_chosen=True)
-    require_triton("--attention hvlite")
+    require_triton("--attention hvlite", triton_state())
     found = _of_card(info)
     if found is None:
         raise UnsupportedDeviceError(

@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 
-from ...kernels.triton_state import INSTALL, triton_state
+from ...kernels.triton_state import INSTALL, installed_triton
 from .finding import Finding, Patient
 
 TIMEOUT_S = 120
@@ -24,7 +24,7 @@ SLOWER = "PyTorch's own kernels run instead, more slowly"
 
 def check_triton(patient: Patient) -> Iterator[Finding]:
     """Not installed is no illness: everything has a PyTorch form."""
-    state = triton_state()
+    state = installed_triton()
     if state.version is None:
         yield Finding("triton", "ok", state.reason, INSTALL if sys.platform == "linux" else None)
         return

@@ -76,6 +76,6 @@ def test_a_failing_worker_is_an_error(tmp_path: Path) -> None:
 
 def test_without_triton_a_part_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     state = triton_state.TritonState(None, False, "not installed")
-    monkeypatch.setattr(triton_state, "triton_state", lambda: state)
+    monkeypatch.setattr(triton_state, "installed_triton", lambda: state)
     with pytest.raises(MissingPartError, match="hvlite bench compile needs Triton"):
         table.compile_table(cache=tmp_path)

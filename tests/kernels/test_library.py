@@ -38,11 +38,12 @@ def test_schema_and_fake(case):
     torch.library.opcheck(operation, inputs, test_utils=("test_schema", "test_faketensor"))
 
 
-@pytest.mark.parametrize(
-    "operation",
-    [each for module in (library, attention_library) for each in vars(module).values() if isinstance(each, CustomOpDef)],
-    ids=lambda operation: operation._name,
-)
+OPERATIONS = [
+    each for module in (library, attention_library) for each in vars(module).values() if isinstance(each, CustomOpDef)
+]
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=lambda operation: operation._name)
 def test_every_kernel_starts_on_the_card_of_its_tensors(operation, monkeypatch):
     """Triton launches on the current card: with tensors on another one it would read memory that is not there."""
     entered = []

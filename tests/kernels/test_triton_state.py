@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from importlib.metadata import PackageNotFoundError
+from pathlib import Path
 
 import pytest
 
@@ -36,3 +37,41 @@ def test_without_triton(monkeypatch: pytest.MonkeyPatch) -> None:
     assert triton_state.triton_state().version is None
     with pytest.raises(MissingPartError, match=r"bench compile needs Triton 3\.6 or 3\.7: Triton is not installed"):
         triton_state.require_triton("hvlite bench compile")
+
+
+@pytest.fixture
+def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """A machine with a good Triton, without a compiler; the folder of Python's headers, which is empty."""
+    monkeypatch.setattr(triton_state, "version", lambda name: "3.7.1")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    monkeypatch.setattr(triton_state.sysconfig, "get_path", lambda *_: str(tmp_path))
+    return tmp_path
+
+
+def test_triton_without_a_compiler_is_not_used(machine: Path) -> None:
+    """A fresh Ubuntu or WSL has none: every run on a card would end at its first kernel."""
+    state = triton_state.triton_state()
+    assert not state.usable
+    assert "apt install gcc" in state.reason
+    with pytest.raises(MissingPartError, match=r"--attention hvlite needs .*Triton 3\.7\.1 is without a C compiler"):
+        triton_state.require_triton("--attention hvlite", state)
+    assert triton_state.require_triton("hvlite bench compile") == "3.7.1", "which starts no kernel"
+
+
+def test_triton_without_headers_is_not_used(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CC", "/usr/bin/cc")
+    assert "python3-dev" in triton_state.triton_state().reason
+    (machine / "Python.h").touch()
+    assert triton_state.triton_state().usable
+
+
+def test_triton_without_a_cache_is_not_used(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The home of a service, or of a container's user, may be read-only or not exist."""
+    monkeypatch.setenv("CC", "/usr/bin/cc")
+    (machine / "Python.h").touch()
+    monkeypatch.setattr(triton_state.os, "access", lambda path, mode: path != machine)
+    monkeypatch.setenv("TRITON_CACHE_DIR", str(machine / "not" / "there"))
+    state = triton_state.triton_state()
+    assert not state.usable
+    assert f"{machine}/not/there" in state.reason

@@ -19,7 +19,7 @@ CPU = DeviceInfo(torch.device("cpu"), "CPU")
 @pytest.fixture(autouse=True)
 def usable_triton(monkeypatch):
     monkeypatch.setattr(attention, "triton_state", lambda: TritonState("3.7.1", True, "fine"))
-    monkeypatch.setattr(attention, "require_triton", lambda purpose: "3.7.1")
+    monkeypatch.setattr(attention, "require_triton", lambda purpose, state: "3.7.1")
 
 
 def card(capability: int) -> DeviceInfo:

@@ -1,4 +1,4 @@
-"""The device of a run, without a card: torch's own functions where they need none, stand-ins for what asks the driver."""
+"""The device of a run, without a card: torch's own functions, stand-ins for what asks the driver."""
 
 from __future__ import annotations
 
