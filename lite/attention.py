@@ -61,7 +61,7 @@ AUTO: dict[int, tuple[AttentionVariant, str]] = {
     80: (INT8_FP16, "not measured on this card: int8 has twice the rate of bf16; no fp8"),
     86: (INT8_FP16, _RATE.format(ours=146, sage=134, flash="68 to 71")),
     89: (INT8_FP8_FP16, _RATE.format(ours=464, sage=322, flash=164)),
-    90: (INT8_FP8, _RATE.format(ours=877, sage=518, flash=339)),
+    90: (INT8_FP8, _RATE.format(ours=879, sage=518, flash=339)),
     120: (INT8_FP8_FP16, _RATE.format(ours=598, sage=479, flash=214)),
 }
 CPU_VARIANT = INT8_FP16  # the most exact of those in 8 bits

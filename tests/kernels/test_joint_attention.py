@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+import triton.language as tl
 from attention_cases import check, exact, normal
+from triton.runtime.interpreter import InterpreterBuilder
 
 from hvlite.errors import ConfigError
 from hvlite.kernels import joint_attention as kernel
@@ -152,6 +155,32 @@ def test_lists_of_key_blocks(device, variant):
     some = by_key.any(-1).transpose(1, 2)
     wanted = exact(q, k, v, by_key | ~by_key.any(-1, keepdim=True))
     check(found[some], wanted[some], variant)
+
+
+def test_a_long_sum_in_fp8_is_not_left_to_the_tensor_cores(device, monkeypatch):
+    """16,384 keys that all add: cards keep 13 bits of an fp8 sum and cut off the rest, .4 % in the end.
+
+    V is zero where its mean is taken from and one elsewhere, so that the sums only grow.
+    """
+    if device.type != "cuda":
+        monkeypatch.setattr(InterpreterBuilder, "create_dot", sums_of_13_bits(InterpreterBuilder.create_dot))
+    q, k = (normal((1, count, 1, 64), device) / 3 for count in (1, 16384))
+    v = torch.ones_like(k)
+    v[:, quantized_attention.sample_rows(16384, device)] = 0
+    found, wanted = attend(q, k, v, INT8_FP8), exact(q, k, v)
+    assert ((found.double() - wanted).abs() <= 0.001 * wanted).all()
+
+
+def sums_of_13_bits(dot):
+    """A product of the interpreter whose fp8 sums are cut off as a card's."""
+
+    def cut(builder, a, b, d, *precision):
+        made = dot(builder, a, b, d, *precision)
+        if a.dtype.scalar == tl.float8e4nv and d.dtype.scalar == tl.float32:
+            made.data = (made.data.view(np.int32) & ~((1 << 10) - 1)).view(np.float32)
+        return made
+
+    return cut
 
 
 def test_heads_it_is_not_compiled_for(device):
