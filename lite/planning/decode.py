@@ -19,6 +19,7 @@ from .maps import Level, Map, levels_of
 from .types import Moment
 
 SMALL_BYTES = 256 << 10  # statistics of the norms
+INDEX_LIMIT = (1 << 31) - 1  # elements that 32 bits count
 # What earlier stages left free between pieces that stay (`lite/host_heap.py`): 66 MiB more than planned were seen.
 HEAP_HOLES_BYTES = 128 << 20
 
@@ -121,6 +122,22 @@ class Decode:
         return min(self.latent_frames, self.time.size + (len(self.time.starts) > 1))
 
     @property
+    def tile_shape(self) -> tuple[int, int, int]:
+        """Frames, rows and columns of latents in a tile."""
+        rows, columns = self.space
+        high, wide = self.height // SPACE_RATIO, self.width // SPACE_RATIO
+        return self.tile_frames, min(rows.size, high), min(columns.size, wide)
+
+    @property
+    def is_countable(self) -> bool:
+        """Whether torch's kernels on a card can decode a tile so: whole maps larger than 32 bits count they cannot.
+
+        Replicate padding refuses them, and nearest upsampling counts in 32 bits. Chunks of time are small.
+        """
+        levels = levels_of(self.config, self.tile_shape)
+        return self.lean or all(level.before.nbytes(1, padded=True) <= INDEX_LIMIT for level in levels)
+
+    @property
     def latent_voxels(self) -> int:
         """Latent positions of all tiles together: overlaps are decoded more than once."""
         rows, columns = self.space
@@ -132,20 +149,13 @@ def decode_moment(decode: Decode) -> Moment:
     """The moment of a decode at which most is alive on the device, the VAE's weights apart: latents and one tile."""
     high, wide = decode.height // SPACE_RATIO, decode.width // SPACE_RATIO
     latents = decode.config.latent_channels * decode.latent_frames * high * wide * (decode.w + op.FP32)
-    moment = tile_moment(decode.config, _tile_of(decode), decode.w, lean=decode.lean)
+    moment = tile_moment(decode.config, decode.tile_shape, decode.w, lean=decode.lean)
     return Moment(f"tile, {moment.name}", latents + moment.nbytes)
 
 
 def cpu_bytes(decode: Decode) -> int:
     """What a decode on a CPU takes beside its tensors: the copies of its largest convolution, holes in the heap."""
-    return convolution_copies(list(levels_of(decode.config, _tile_of(decode))), lean=decode.lean) + HEAP_HOLES_BYTES
-
-
-def _tile_of(decode: Decode) -> tuple[int, int, int]:
-    """Latents of the largest tile: frames, rows, columns."""
-    rows, columns = decode.space
-    high, wide = decode.height // SPACE_RATIO, decode.width // SPACE_RATIO
-    return decode.tile_frames, min(rows.size, high), min(columns.size, wide)
+    return convolution_copies(list(levels_of(decode.config, decode.tile_shape)), lean=decode.lean) + HEAP_HOLES_BYTES
 
 
 def host_moment(decode: Decode) -> Moment:

@@ -40,6 +40,8 @@ def plan_stages(
 def choose_decode(model: StoredVae, work: Work, machine: Machine) -> Decode:
     """The first tile of the list that fits; the last one where none does."""
     for decode in _decodes(model, work, machine):
+        if not (machine.on_cpu or decode.is_countable):
+            continue
         stage = decode_stage(model, machine, decode)
         if fits_device(stage.vram_bytes, machine) and stage.ram_bytes <= machine.ram_bytes:
             break

@@ -150,6 +150,17 @@ def test_smaller_tiles_come_last(fp8):
     assert not tiles[2].official_tile
 
 
+def test_maps_that_a_card_cannot_count_are_not_decoded_whole(fp8):
+    """544p, 33 frames untiled: 256 channels at full size are 4.4e9 elements; torch's kernels on a card count to 2**31.
+
+    It would fit into an H200, and on a CPU it is no question.
+    """
+    untiled = Work(height=544, width=960, frames=33, steps=1, tiled=False)
+    assert planned(fp8, 141, untiled).lean_decode
+    assert not planned(fp8, 141, replace(untiled, frames=9)).lean_decode
+    assert not planned(fp8, 0, untiled, ram_bytes=400 * GIB).lean_decode
+
+
 def test_unknown_rates_give_no_times(fp8):
     plan = planned(fp8, 8)
     assert plan.seconds_per_step is None
