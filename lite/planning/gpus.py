@@ -154,10 +154,22 @@ GPUS: dict[str, Gpu] = {
 }
 
 
+# As the driver calls cards whose name in the table is another one.
+DRIVER_NAMES = {
+    "NVIDIA A100-SXM4-40GB": "A100 40GB",
+    "NVIDIA A100-PCIE-40GB": "A100 40GB",
+    "NVIDIA A100-SXM4-80GB": "A100 80GB",
+    "NVIDIA A100 80GB PCIe": "A100 80GB",
+    "NVIDIA H100 80GB HBM3": "H100",
+    "NVIDIA RTX 6000 Ada Generation": "RTX 6000 Ada",
+    "NVIDIA RTX PRO 6000 Blackwell Workstation Edition": "RTX PRO 6000 Blackwell",
+}
+
+
 def find_gpu(name: str) -> Gpu:
     """The card of that name; case, spaces, "NVIDIA GeForce RTX" do not matter. ConfigError naming near ones."""
     known = {_key(each): gpu for each, gpu in GPUS.items()}
-    gpu = known.get(_key(name))
+    gpu = known.get(_key(DRIVER_NAMES.get(name, name)))
     if gpu is not None:
         return gpu
     nearest = difflib.get_close_matches(_key(name), known, n=3, cutoff=0.5)

@@ -211,6 +211,11 @@ def test_what_is_no_amount(text):
         ("rtx 4060 ti 16 gb", "RTX 4060 Ti 16GB"),
         ("NVIDIA GeForce RTX 3090", "RTX 3090"),
         ("H100", "H100"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H100 PCIe", "H100 PCIe"),
+        ("NVIDIA A100-SXM4-80GB", "A100 80GB"),
+        ("NVIDIA RTX 6000 Ada Generation", "RTX 6000 Ada"),
+        ("NVIDIA RTX PRO 6000 Blackwell Workstation Edition", "RTX PRO 6000 Blackwell"),
     ],
 )
 def test_cards_by_name(name, found):
