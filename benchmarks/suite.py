@@ -20,6 +20,7 @@ import torch
 from ..errors import HvliteError, UnsupportedDeviceError
 from ..lite.device import probe_device
 from ..lite.planning.limits import parse_bytes
+from ..lite.planning.types import CONTEXT_BYTES
 from .machine import describe_machine, installed_versions, source_commit
 from .part_list import PARTS
 from .results import BenchFile, GateError, NotRun, Result, Timeline
@@ -92,13 +93,17 @@ def new_file(device: torch.device, settings: dict[str, str | int | float | bool 
 
 
 def cap_device(device: torch.device, limit_bytes: int | None) -> None:
-    """Make a larger card behave as a smaller one: torch's allocator refuses what is above the limit."""
+    """Make a larger card behave as a smaller one: torch's allocator refuses what is above the limit.
+
+    The limit is of the process, as that of `hvlite generate` is: a smaller card has the driver's context in it too.
+    """
     if limit_bytes is None:
         return
     if device.type != "cuda":
         raise UnsupportedDeviceError("--vram-limit caps a CUDA device; this is the CPU", hint="leave --vram-limit out")
     total = torch.cuda.get_device_properties(device).total_memory
-    torch.cuda.set_per_process_memory_fraction(min(1.0, limit_bytes / total), device)
+    allowed = max(0, limit_bytes - CONTEXT_BYTES)
+    torch.cuda.set_per_process_memory_fraction(min(1.0, allowed / total), device)
 
 
 def _run_part(name: str, options: BenchOptions, tell: Tell) -> Iterator[Result]:

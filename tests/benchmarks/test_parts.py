@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -30,7 +31,9 @@ from hvlite.benchmarks.timing import time_work
 from hvlite.cli import main
 from hvlite.errors import ConfigError
 from hvlite.lite.card import demo_root
+from hvlite.lite.device import DeviceInfo, cap_device_memory
 from hvlite.lite.planning.model import plan_model
+from hvlite.lite.planning.types import CONTEXT_BYTES, GIB
 from hvlite.lite.streaming.tiers import TierCounts
 from hvlite.quantize.architecture import TransformerConfig
 
@@ -51,6 +54,18 @@ def test_the_cases_are_the_official_sizes():
     assert attention == pytest.approx(10.45e15, rel=0.01)
     assert linear == pytest.approx(1.62e15, rel=0.01)
     assert FEW_BLOCKS.hidden_size == 3072
+
+
+def test_a_cap_is_that_of_a_run(monkeypatch):
+    """What a benchmark may allocate under a limit is what `hvlite generate` may."""
+    card = SimpleNamespace(total_memory=24 * GIB)
+    given: list[tuple[float, torch.device]] = []
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: card)
+    monkeypatch.setattr(torch.cuda, "set_per_process_memory_fraction", lambda *each: given.append(each))
+    device = torch.device("cuda", 0)
+    suite.cap_device(device, 12 * GIB)
+    cap_device_memory(DeviceInfo(device, "a card", (8, 9), card.total_memory), 12 * GIB - CONTEXT_BYTES)
+    assert given[0] == given[1]
 
 
 @pytest.mark.parametrize("scheme", ["fp8", "int8", "bf16"])
