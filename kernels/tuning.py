@@ -9,7 +9,7 @@ from types import MappingProxyType
 from ..errors import UnsupportedDeviceError
 from . import tuning_attention, tuning_linear
 from .launch import Launch
-from .triton_state import triton_state
+from .triton_state import installed_triton
 
 Launches = Mapping[str, Mapping[int, Launch]]
 
@@ -24,7 +24,7 @@ def launches_under(triton: str | None) -> Launches:
     return MappingProxyType(table)
 
 
-LAUNCHES: Launches = launches_under(triton_state().version)
+LAUNCHES: Launches = launches_under(installed_triton().version)
 
 
 @cache
