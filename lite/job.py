@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, InterruptedRunError
+from ..errors import ConfigError
 from .arithmetic import describe_kernels
 from .arrangement import Arrangement, DecodeArrangement, accepted
 from .config import DecodeRequest, GenerateConfig, GenerateRequest
@@ -23,16 +23,15 @@ from .events import Finished, Listener, Note, Planned, stage
 from .guidance import Conditioning
 from .interrupt import StopFlag
 from .output.preview import write_preview
+from .pauses import Pause, cap_of, watched_chunks
 from .pipeline import Pipeline, load
 from .planning.view import plan_json, plan_line
-from .recovery.host_cap import check_host_cap
 from .recovery.steps import OnNonfinite
 from .sampling import initial_latents
 from .state.latents_file import read_latents
 from .state.run_state import RunState
 from .streaming.tiers import TierCounts
 from .text import PromptEmbeds
-from .tiling import TIME_RATIO
 from .video import write_video
 
 
@@ -119,7 +118,9 @@ def run_decode(request: DecodeRequest, on_event: Listener, stop: StopFlag) -> Ru
     kept = f"{request.latents} is as it was"
     arrangement = pipeline.arrange_decode(latents, tiled=request.tiled)
     frames = pipeline.decode(latents, arrangement, one_colour=True)
-    chunks = _watched(frames, latents, on_event, stop, kept, go_on)
+    pause = Pause(cap_of(request, pipeline), stop, go_on)
+    pause.cap.check("before the decode", kept)
+    chunks = watched_chunks(frames, latents, on_event, partial(pause, kept=kept))
     write_video(
         request.output,
         chunks,
@@ -178,10 +179,10 @@ class _Run:
         """The video of the latents, written as it is decoded."""
         chunks = self.pipeline.decode(latents, self.arrangement)
         kept = f"the latents are kept in {self.state.latents_path}"
-        self._check_host("before the decode", kept)
+        self._pause.cap.check("before the decode", kept)
         write_video(
             self.request.output,
-            _watched(chunks, latents, self.on_event, self.stop, kept, self._resume_command()),
+            watched_chunks(chunks, latents, self.on_event, partial(self._pause, kept=kept)),
             fps=self.config.fps,
             settings=settings,
             encoding=self.request.encoding,
@@ -209,15 +210,14 @@ class _Run:
                 self._preview(done, latents)
                 report.step(done)
                 if done < steps:
-                    self._check_host(f"after step {done} of {steps}", f"the work is kept in {self.state.folder}")
-                if self.stop.requested and done < steps:
-                    kept = f"the work is kept in {self.state.folder}"
-                    raise _stopped(f"after step {done} of {steps}", kept, self._resume_command())
+                    self._pause(f"after step {done} of {steps}", f"the work is kept in {self.state.folder}")
             report.detail = f"{steps - start} steps"
         return latents
 
-    def _check_host(self, where: str, kept: str) -> None:
-        check_host_cap(self.pipeline.machine.ram_bytes, where, kept)
+    @property
+    def _pause(self) -> Pause:
+        go_on = f"the same command and --resume --output {shlex.quote(str(self.request.output))}"
+        return Pause(cap_of(self.request, self.pipeline), self.stop, go_on)
 
     def _preview(self, done: int, latents: Tensor) -> None:
         every, latent_rgb = self.request.preview_every, self.pipeline.card.latent_rgb
@@ -225,32 +225,10 @@ class _Run:
             return
         write_preview(self.state.preview_path, latents, latent_rgb)
 
-    def _resume_command(self) -> str:
-        return f"the same command and --resume --output {shlex.quote(str(self.request.output))}"
-
-
-def _watched(
-    chunks: Iterator[Tensor], latents: Tensor, on_event: Listener, stop: StopFlag, kept: str, go_on: str
-) -> Iterator[Tensor]:
-    """The chunks of a decode, reported as they pass; stops between two of them on request."""
-    total, done = TIME_RATIO * (latents.shape[2] - 1) + 1, 0
-    with stage("decode", total, on_event) as report:
-        for chunk in chunks:
-            yield chunk
-            done += chunk.shape[0]
-            report.step(done)
-            if stop.requested and done < total:
-                raise _stopped(f"after frame {done} of {total}", kept, go_on)
-        report.detail = f"{total} frames"
-
 
 def _on_nonfinite(request: GenerateRequest | DecodeRequest) -> OnNonfinite:
     """The request's word for it, as a type; the request has checked it."""
     return "retry" if request.on_nonfinite == "retry" else "stop"
-
-
-def _stopped(where: str, kept: str, go_on: str) -> InterruptedRunError:
-    return InterruptedRunError(f"stopped {where}; {kept}", hint=f"go on with {go_on}")
 
 
 def _embedded(embeds: PromptEmbeds) -> str:
