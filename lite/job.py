@@ -26,8 +26,10 @@ from .output.preview import write_preview
 from .pauses import Pause, cap_of, watched_chunks
 from .pipeline import Pipeline, load
 from .planning.view import plan_json, plan_line
+from .recovery.recoveries import Recoveries
 from .recovery.steps import OnNonfinite
 from .sampling import initial_latents
+from .settings import RECOVERIES
 from .state.latents_file import read_latents
 from .state.run_state import RunState
 from .streaming.tiers import TierCounts
@@ -77,8 +79,9 @@ def run_generate(
         run.decode(latents, settings)
         state.finish(keep=request.keep_latents)
     seconds = time.monotonic() - began
-    on_event(Finished(request.output, request.config.seed, seconds, summary(pipeline, arrangement)))
-    return RunResult(request.output, settings, seconds)
+    ran = summary(pipeline, arrangement, state.recoveries)
+    on_event(Finished(request.output, request.config.seed, seconds, ran))
+    return RunResult(request.output, state.recoveries.in_settings(settings), seconds)
 
 
 def open_pipeline(request: GenerateRequest | DecodeRequest, on_event: Listener) -> Pipeline:
@@ -117,7 +120,8 @@ def run_decode(request: DecodeRequest, on_event: Listener, stop: StopFlag) -> Ru
     go_on = f"hvlite decode {shlex.quote(str(request.latents))}"
     kept = f"{request.latents} is as it was"
     arrangement = pipeline.arrange_decode(latents, tiled=request.tiled)
-    frames = pipeline.decode(latents, arrangement, one_colour=True)
+    recoveries = Recoveries.of(settings)
+    frames = pipeline.decode(latents, arrangement, one_colour=True, recoveries=recoveries)
     pause = Pause(cap_of(request, pipeline), stop, go_on)
     pause.cap.check("before the decode", kept)
     chunks = watched_chunks(frames, latents, on_event, partial(pause, kept=kept))
@@ -125,17 +129,18 @@ def run_decode(request: DecodeRequest, on_event: Listener, stop: StopFlag) -> Ru
         request.output,
         chunks,
         fps=settings["fps"],
-        settings=settings,
+        settings=lambda: recoveries.in_settings(settings),
         encoding=request.encoding,
         force=request.force,
     )
     seconds = time.monotonic() - began
-    on_event(Finished(request.output, int(settings.get("seed", 0)), seconds, summary(pipeline, arrangement)))
-    return RunResult(request.output, settings, seconds)
+    ran = summary(pipeline, arrangement, recoveries)
+    on_event(Finished(request.output, int(settings.get("seed", 0)), seconds, ran))
+    return RunResult(request.output, recoveries.in_settings(settings), seconds)
 
 
-def summary(pipeline: Pipeline, arrangement: Arrangement | DecodeArrangement) -> dict[str, Any]:
-    """What really ran."""
+def summary(pipeline: Pipeline, arrangement: Arrangement | DecodeArrangement, recoveries: Recoveries) -> dict[str, Any]:
+    """What really ran: as `arrangement` says, and otherwise where `recoveries` say so."""
     parts = pipeline.parts
     names = {"transformer": parts.dtypes.transformer, "vae": parts.dtypes.vae, "text_encoders": parts.dtypes.text}
     linear = describe_kernels(parts.device.device, parts.arithmetic)
@@ -148,6 +153,7 @@ def summary(pipeline: Pipeline, arrangement: Arrangement | DecodeArrangement) ->
         "tier": str(parts.tiers or TierCounts()),
         "tile": {**asdict(arrangement.tile), "in_chunks_of_time": arrangement.lean_decode},
         **({"token_chunk": arrangement.token_chunk} if isinstance(arrangement, Arrangement) else {}),
+        **({RECOVERIES: list(recoveries.lines)} if recoveries.lines else {}),
     }
 
 
@@ -177,21 +183,22 @@ class _Run:
 
     def decode(self, latents: Tensor, settings: dict[str, Any]) -> None:
         """The video of the latents, written as it is decoded."""
-        chunks = self.pipeline.decode(latents, self.arrangement)
+        recoveries = self.state.recoveries
+        chunks = self.pipeline.decode(latents, self.arrangement, recoveries=recoveries)
         kept = f"the latents are kept in {self.state.latents_path}"
         self._pause.cap.check("before the decode", kept)
         write_video(
             self.request.output,
             watched_chunks(chunks, latents, self.on_event, partial(self._pause, kept=kept)),
             fps=self.config.fps,
-            settings=settings,
+            settings=lambda: recoveries.in_settings(settings),
             encoding=self.request.encoding,
             force=self.request.force,
         )
 
     def _embed(self) -> Conditioning:
         with stage("embed", None, self.on_event) as report:
-            conditioning = self.pipeline.embed(self.config, self.arrangement)
+            conditioning = self.pipeline.embed(self.config, self.arrangement, recoveries=self.state.recoveries)
             report.detail = _embedded(conditioning.positive)
         for embeds in (conditioning.positive, conditioning.negative):
             for cut in embeds.truncations if embeds else ():
@@ -204,7 +211,9 @@ class _Run:
         if start:
             self.on_event(Note("info", f"going on after step {start} of {steps}"))
         with stage("denoise", steps, self.on_event) as report:
-            steps_done = self.pipeline.denoise(self.config, conditioning, noise, self.arrangement, start=start)
+            steps_done = self.pipeline.denoise(
+                self.config, conditioning, noise, self.arrangement, start=start, recoveries=self.state.recoveries
+            )
             for done, latents in steps_done:
                 self.state.save_step(done, latents)
                 self._preview(done, latents)

@@ -58,6 +58,26 @@ class Starved(TorchDispatchMode):
         return sum(storage.nbytes() for ref in self.seen if (storage := ref()) is not None)
 
 
+class StarvedOperator(TorchDispatchMode):
+    """Lets the next operator whose name begins with `operator` fail once it is `due`."""
+
+    def __init__(self, operator: str) -> None:
+        super().__init__()
+        self.operator, self.due, self.failed = operator, False, 0
+
+    def __torch_dispatch__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if self.due and str(function).startswith(self.operator):
+            self.due, self.failed = False, self.failed + 1
+            raise FAILURES["cuda"]()
+        return function(*args, **(kwargs or {}))
+
+
 class Capped(TorchDispatchMode):
     """Raises CUDA's error as soon as more than `cap_bytes` allocated since it was switched on are alive."""
 
