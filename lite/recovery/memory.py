@@ -7,8 +7,17 @@ import gc
 
 import torch
 
-# How torch's allocators and the CUDA libraries say it when they do not raise OutOfMemoryError.
-_SAYINGS = ("can't allocate memory", "out of memory", "CUBLAS_STATUS_ALLOC_FAILED", "CUDNN_STATUS_ALLOC_FAILED")
+# How torch's allocators and the CUDA libraries say it when they do not raise OutOfMemoryError. A library that finds no
+# memory for itself is "not initialized"; a convolution none of whose engines gets a workspace finds no engine.
+_SAYINGS = (
+    "can't allocate memory",
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_NOT_INITIALIZED",
+    "unable to find an engine to execute this computation",
+)
 
 
 def out_of_memory(error: BaseException) -> str | None:

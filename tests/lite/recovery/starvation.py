@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-# As they are raised: by the CUDA allocator, by the CPU's, by Python, by cuBLAS.
+# As they are raised: by the CUDA allocator, by the CPU's, by Python, by cuBLAS (also for its own start), by cuDNN.
 FAILURES: dict[str, Callable[[], Exception]] = {
     "cuda": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation."),
     "cpu": lambda: RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"),
     "python": MemoryError,
     "cublas": lambda: RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    "handle": lambda: RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
+    "cudnn": lambda: RuntimeError("GET was unable to find an engine to execute this computation"),
 }
 
 
@@ -113,6 +114,16 @@ class Capped(TorchDispatchMode):
 
 
 def storages(tree: Any) -> dict[int, Any]:
-    return {
-        leaf.untyped_storage()._cdata: leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)
-    }
+    """Of all tensors in it; one on the meta device takes no memory."""
+    return {each._cdata: each for leaf in _tensors(tree) if not leaf.is_meta for each in [leaf.untyped_storage()]}
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    """Those in an operator's arguments or results, which are tensors, lists and dicts; torch's own walk is slow."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, list | tuple):
+        for item in tree:
+            yield from _tensors(item)
+    elif isinstance(tree, dict):
+        yield from _tensors(list(tree.values()))
