@@ -198,8 +198,14 @@ def summarised(summary: Mapping[str, object]) -> str:
         str(summary.get("attention", "")),
         str(summary.get("linear", "")),
         str(summary.get("tier", "")),
+        _recovered(summary.get("recoveries")),
     ]
     return ", ".join(word for word in words if word)
+
+
+def _recovered(lines: object) -> str:
+    count = len(lines) if isinstance(lines, list) else 0
+    return f"{count} {'recovery' if count == 1 else 'recoveries'} on the way" if count else ""
 
 
 def stage_name(stage: str) -> str:

@@ -24,9 +24,11 @@ from .errors import CheckpointError, DiskError
 JSON_LIMIT_BYTES = 4 * 2**20
 JSON_LIMIT_DEPTH = 64
 
+SAME_COMMAND = "run the same command again"  # what goes on with work that is resumed without being asked
+
 _WRITE_HINTS = {
-    errno.ENOSPC: "free some space on that disk, then run the same command again",
-    errno.EDQUOT: "the quota is used up; free some space, then run the same command again",
+    errno.ENOSPC: f"free some space on that disk, then {SAME_COMMAND}",
+    errno.EDQUOT: f"the quota is used up; free some space, then {SAME_COMMAND}",
     errno.EFBIG: "the file system does not take files of that size; choose another disk",
     errno.EROFS: "the disk is mounted read-only; choose another folder",
     errno.EACCES: "choose a folder you may write to",

@@ -191,6 +191,7 @@ class DecodeRequest:
     device: str = "auto"
     wait: bool = True
     threads: int | None = None
+    model_config_file: Path | None = None
     on_nonfinite: str = "stop"
     vram_limit_bytes: int | None = None
     ram_limit_bytes: int | None = None

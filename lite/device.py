@@ -85,9 +85,12 @@ def cap_device_memory(info: DeviceInfo, nbytes: int) -> None:
         torch.cuda.set_per_process_memory_fraction(min(1.0, max(0, nbytes) / info.total_bytes), info.device)
 
 
+SMALLER = "fewer --frames or a smaller --resolution needs less; the work so far is kept"
+
+
 @contextmanager
-def memory_errors(doing: str) -> Iterator[None]:
-    """Turns an allocation that failed into MemoryLimitError; `doing` says in which stage."""
+def memory_errors(doing: str, hint: str = SMALLER) -> Iterator[None]:
+    """Turns an allocation that failed into MemoryLimitError; `doing` says in which stage, `hint` what needs less."""
     try:
         yield
         return
@@ -96,7 +99,4 @@ def memory_errors(doing: str) -> Iterator[None]:
         if failure is None:
             raise
     # Raised outside the except block: its traceback would hold the tensors that filled the memory.
-    raise MemoryLimitError(
-        f"out of memory while {doing}: {failure}",
-        hint="fewer --frames or a smaller --resolution needs less; the work so far is kept",
-    )
+    raise MemoryLimitError(f"out of memory while {doing}: {failure}", hint=hint)

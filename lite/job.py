@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import shlex
 import time
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..errors import ConfigError, InterruptedRunError
+from ..errors import ConfigError
 from .arithmetic import describe_kernels
 from .arrangement import Arrangement, DecodeArrangement, accepted
 from .config import DecodeRequest, GenerateConfig, GenerateRequest
@@ -23,16 +23,17 @@ from .events import Finished, Listener, Note, Planned, stage
 from .guidance import Conditioning
 from .interrupt import StopFlag
 from .output.preview import write_preview
+from .pauses import Pause, cap_of, watched_chunks
 from .pipeline import Pipeline, load
 from .planning.view import plan_json, plan_line
-from .recovery.host_cap import check_host_cap
+from .recovery.recoveries import Recoveries
 from .recovery.steps import OnNonfinite
 from .sampling import initial_latents
+from .settings import RECOVERIES
 from .state.latents_file import read_latents
 from .state.run_state import RunState
 from .streaming.tiers import TierCounts
 from .text import PromptEmbeds
-from .tiling import TIME_RATIO
 from .video import write_video
 
 
@@ -78,8 +79,9 @@ def run_generate(
         run.decode(latents, settings)
         state.finish(keep=request.keep_latents)
     seconds = time.monotonic() - began
-    on_event(Finished(request.output, request.config.seed, seconds, summary(pipeline, arrangement)))
-    return RunResult(request.output, settings, seconds)
+    ran = summary(pipeline, arrangement, state.recoveries)
+    on_event(Finished(request.output, request.config.seed, seconds, ran))
+    return RunResult(request.output, state.recoveries.in_settings(settings), seconds)
 
 
 def open_pipeline(request: GenerateRequest | DecodeRequest, on_event: Listener) -> Pipeline:
@@ -118,23 +120,27 @@ def run_decode(request: DecodeRequest, on_event: Listener, stop: StopFlag) -> Ru
     go_on = f"hvlite decode {shlex.quote(str(request.latents))}"
     kept = f"{request.latents} is as it was"
     arrangement = pipeline.arrange_decode(latents, tiled=request.tiled)
-    frames = pipeline.decode(latents, arrangement, one_colour=True)
-    chunks = _watched(frames, latents, on_event, stop, kept, go_on)
+    recoveries = Recoveries.of(settings)
+    frames = pipeline.decode(latents, arrangement, one_colour=True, recoveries=recoveries)
+    pause = Pause(cap_of(request, pipeline), stop, go_on)
+    pause.cap.check("before the decode", kept)
+    chunks = watched_chunks(frames, latents, on_event, partial(pause, kept=kept))
     write_video(
         request.output,
         chunks,
         fps=settings["fps"],
-        settings=settings,
+        settings=lambda: recoveries.in_settings(settings),
         encoding=request.encoding,
         force=request.force,
     )
     seconds = time.monotonic() - began
-    on_event(Finished(request.output, int(settings.get("seed", 0)), seconds, summary(pipeline, arrangement)))
-    return RunResult(request.output, settings, seconds)
+    ran = summary(pipeline, arrangement, recoveries)
+    on_event(Finished(request.output, int(settings.get("seed", 0)), seconds, ran))
+    return RunResult(request.output, recoveries.in_settings(settings), seconds)
 
 
-def summary(pipeline: Pipeline, arrangement: Arrangement | DecodeArrangement) -> dict[str, Any]:
-    """What really ran."""
+def summary(pipeline: Pipeline, arrangement: Arrangement | DecodeArrangement, recoveries: Recoveries) -> dict[str, Any]:
+    """What really ran: as `arrangement` says, and otherwise where `recoveries` say so."""
     parts = pipeline.parts
     names = {"transformer": parts.dtypes.transformer, "vae": parts.dtypes.vae, "text_encoders": parts.dtypes.text}
     linear = describe_kernels(parts.device.device, parts.arithmetic)
@@ -147,6 +153,7 @@ def summary(pipeline: Pipeline, arrangement: Arrangement | DecodeArrangement) ->
         "tier": str(parts.tiers or TierCounts()),
         "tile": {**asdict(arrangement.tile), "in_chunks_of_time": arrangement.lean_decode},
         **({"token_chunk": arrangement.token_chunk} if isinstance(arrangement, Arrangement) else {}),
+        **({RECOVERIES: list(recoveries.lines)} if recoveries.lines else {}),
     }
 
 
@@ -176,21 +183,22 @@ class _Run:
 
     def decode(self, latents: Tensor, settings: dict[str, Any]) -> None:
         """The video of the latents, written as it is decoded."""
-        chunks = self.pipeline.decode(latents, self.arrangement)
+        recoveries = self.state.recoveries
+        chunks = self.pipeline.decode(latents, self.arrangement, recoveries=recoveries)
         kept = f"the latents are kept in {self.state.latents_path}"
-        self._check_host("before the decode", kept)
+        self._pause.cap.check("before the decode", kept)
         write_video(
             self.request.output,
-            _watched(chunks, latents, self.on_event, self.stop, kept, self._resume_command()),
+            watched_chunks(chunks, latents, self.on_event, partial(self._pause, kept=kept)),
             fps=self.config.fps,
-            settings=settings,
+            settings=lambda: recoveries.in_settings(settings),
             encoding=self.request.encoding,
             force=self.request.force,
         )
 
     def _embed(self) -> Conditioning:
         with stage("embed", None, self.on_event) as report:
-            conditioning = self.pipeline.embed(self.config, self.arrangement)
+            conditioning = self.pipeline.embed(self.config, self.arrangement, recoveries=self.state.recoveries)
             report.detail = _embedded(conditioning.positive)
         for embeds in (conditioning.positive, conditioning.negative):
             for cut in embeds.truncations if embeds else ():
@@ -203,21 +211,22 @@ class _Run:
         if start:
             self.on_event(Note("info", f"going on after step {start} of {steps}"))
         with stage("denoise", steps, self.on_event) as report:
-            steps_done = self.pipeline.denoise(self.config, conditioning, noise, self.arrangement, start=start)
+            steps_done = self.pipeline.denoise(
+                self.config, conditioning, noise, self.arrangement, start=start, recoveries=self.state.recoveries
+            )
             for done, latents in steps_done:
                 self.state.save_step(done, latents)
                 self._preview(done, latents)
                 report.step(done)
                 if done < steps:
-                    self._check_host(f"after step {done} of {steps}", f"the work is kept in {self.state.folder}")
-                if self.stop.requested and done < steps:
-                    kept = f"the work is kept in {self.state.folder}"
-                    raise _stopped(f"after step {done} of {steps}", kept, self._resume_command())
+                    self._pause(f"after step {done} of {steps}", f"the work is kept in {self.state.folder}")
             report.detail = f"{steps - start} steps"
         return latents
 
-    def _check_host(self, where: str, kept: str) -> None:
-        check_host_cap(self.pipeline.machine.ram_bytes, where, kept)
+    @property
+    def _pause(self) -> Pause:
+        go_on = f"the same command and --resume --output {shlex.quote(str(self.request.output))}"
+        return Pause(cap_of(self.request, self.pipeline), self.stop, go_on)
 
     def _preview(self, done: int, latents: Tensor) -> None:
         every, latent_rgb = self.request.preview_every, self.pipeline.card.latent_rgb
@@ -225,32 +234,10 @@ class _Run:
             return
         write_preview(self.state.preview_path, latents, latent_rgb)
 
-    def _resume_command(self) -> str:
-        return f"the same command and --resume --output {shlex.quote(str(self.request.output))}"
-
-
-def _watched(
-    chunks: Iterator[Tensor], latents: Tensor, on_event: Listener, stop: StopFlag, kept: str, go_on: str
-) -> Iterator[Tensor]:
-    """The chunks of a decode, reported as they pass; stops between two of them on request."""
-    total, done = TIME_RATIO * (latents.shape[2] - 1) + 1, 0
-    with stage("decode", total, on_event) as report:
-        for chunk in chunks:
-            yield chunk
-            done += chunk.shape[0]
-            report.step(done)
-            if stop.requested and done < total:
-                raise _stopped(f"after frame {done} of {total}", kept, go_on)
-        report.detail = f"{total} frames"
-
 
 def _on_nonfinite(request: GenerateRequest | DecodeRequest) -> OnNonfinite:
     """The request's word for it, as a type; the request has checked it."""
     return "retry" if request.on_nonfinite == "retry" else "stop"
-
-
-def _stopped(where: str, kept: str, go_on: str) -> InterruptedRunError:
-    return InterruptedRunError(f"stopped {where}; {kept}", hint=f"go on with {go_on}")
 
 
 def _embedded(embeds: PromptEmbeds) -> str:

@@ -5,19 +5,22 @@ from __future__ import annotations
 import contextlib
 import shlex
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..errors import InterruptedRunError
-from ..files import write_error
+from ..errors import DiskError, InterruptedRunError, MemoryLimitError
+from ..files import SAME_COMMAND, write_error
 from .config import DecodeRequest, GenerateRequest
 from .events import Listener, Note, ignore
 from .interrupt import StopFlag
+from .recovery.host_cap import LESS, HostCapError
 from .request.preflight import Prepared
-from .request.resume_command import resume_command
+from .request.resume_command import decode_command, resume_command
 from .state.gpu_lock import hold_gpu
 
 if TYPE_CHECKING:
+    from .card import ModelCard
     from .planning.types import MemoryPlan
 
 
@@ -65,7 +68,13 @@ def decode_latents(request: DecodeRequest, on_event: Listener, stop: StopFlag) -
 
     command = f"decode {request.latents.name}"
     with device_to_oneself(request.device, command, on_event, stop, wait=request.wait):
-        run_decode(request, on_event, stop)
+        try:
+            run_decode(request, on_event, stop)
+        except InterruptedRunError as error:
+            raise InterruptedRunError(error.message, hint=_go_on(decode_command(request))) from error
+        except HostCapError as error:
+            roomier = decode_command(replace(request, ram_limit_bytes=error.enough_bytes))
+            raise MemoryLimitError(error.message, hint=_go_on(roomier)) from error
 
 
 def plan_video(request: GenerateRequest) -> MemoryPlan:
@@ -83,15 +92,29 @@ def _make_one(prepared: Prepared, on_event: Listener, stop: StopFlag) -> None:
     size = f"{config.height}x{config.width}, {config.frames} frames, {config.steps} steps"
     on_event(Note("info", f"{prepared.card.name}: {size}, seed {config.seed}"))
     make_folder(request.output.parent)
-    command = resume_command(request, prepared.card)
-    try:
-        from .job import run_generate
+    from .job import run_generate
 
+    with _saying_how_to_go_on(request, prepared.card):
         run_generate(request, on_event, stop)
+
+
+@contextlib.contextmanager
+def _saying_how_to_go_on(request: GenerateRequest, card: ModelCard) -> Iterator[None]:
+    """Where work is left behind, the error ends with the whole command that goes on with it."""
+    go_on = _go_on(resume_command(request, card))
+    try:
+        yield
     except InterruptedRunError as error:
-        raise InterruptedRunError(error.message, hint=f"go on with: {shlex.join(command)}") from error
+        raise InterruptedRunError(error.message, hint=go_on) from error
+    except DiskError as error:
+        raise DiskError(error.message, hint=error.hint and error.hint.replace(SAME_COMMAND, go_on)) from error
+    except HostCapError as error:
+        roomier = resume_command(replace(request, ram_limit_bytes=error.enough_bytes), card)
+        raise MemoryLimitError(error.message, hint=f"{_go_on(roomier)}{LESS}") from error
     except KeyboardInterrupt:
-        raise InterruptedRunError(
-            f"left at once; the finished steps, if any, are in {request.state_folder}",
-            hint=f"go on with: {shlex.join(command)}",
-        ) from None
+        message = f"left at once; the finished steps, if any, are in {request.state_folder}"
+        raise InterruptedRunError(message, hint=go_on) from None
+
+
+def _go_on(command: Sequence[str]) -> str:
+    return f"go on with: {shlex.join(command)}"

@@ -34,6 +34,8 @@ from .planning.machine import MemoryLimits, machine_of
 from .planning.model import ModelSizes, plan_model
 from .planning.types import CONTEXT_BYTES, MemoryPlan
 from .prompts import embed_prompts, open_prompt_cache
+from .recovery.encoder import MORE_FOR_TEXT, RecoveringEncoder
+from .recovery.recoveries import Recoveries
 from .recovery.rungs import TileWay
 from .recovery.steps import OnNonfinite, RecoveringSteps
 from .recovery.tiles import RecoveringTiles
@@ -106,26 +108,34 @@ class Pipeline:
             config = GenerateConfig.from_card(self.card, prompt=config, **overrides)
         elif overrides:
             config = GenerateConfig.from_json({**config.to_json(), **overrides})
-        return Video(frames=torch.cat(list(self.stream(config))), settings=self.settings(config))
+        recoveries = Recoveries()
+        frames = torch.cat(list(self.stream(config, recoveries=recoveries)))
+        return Video(frames=frames, settings=recoveries.in_settings(self.settings(config)))
 
-    def stream(self, config: GenerateConfig) -> Iterator[Tensor]:
+    def stream(self, config: GenerateConfig, *, recoveries: Recoveries | None = None) -> Iterator[Tensor]:
         """The frames of a video as they are made: uint8 chunks [f, H, W, 3]."""
         arrangement = self.arrange(config)
-        conditioning = self.embed(config, arrangement)
-        *_, (_, latents) = self.denoise(config, conditioning, initial_latents(config), arrangement)
-        yield from self.decode(latents, arrangement)
+        conditioning = self.embed(config, arrangement, recoveries=recoveries)
+        noise = initial_latents(config)
+        *_, (_, latents) = self.denoise(config, conditioning, noise, arrangement, recoveries=recoveries)
+        yield from self.decode(latents, arrangement, recoveries=recoveries)
 
-    def embed(self, config: GenerateConfig, arrangement: Arrangement | None = None) -> Conditioning:
+    def embed(
+        self, config: GenerateConfig, arrangement: Arrangement | None = None, *, recoveries: Recoveries | None = None
+    ) -> Conditioning:
         """The prompt, and the negative prompt where there is one: kept embeddings, else through the text encoders.
 
-        `arrangement`, here and below: how it is laid out in memory; None makes a plan.
+        Here and below: `arrangement` is how it is laid out in memory, None makes a plan; `recoveries` takes what was
+        done otherwise because memory or numbers failed. Encoders that run out of memory run layer by layer.
         """
         arrangement = arrangement or self.arrange(config)
         negative = config.effective_negative_prompt
         prompts = [config.prompt] if negative is None else [config.prompt, negative]
-        image, by_layer = config.frames == 1, arrangement.text_by_layer
-        with memory_errors("encoding the prompt"):
-            return Conditioning(*embed_prompts(self.parts, self.prompt_cache, prompts, image=image, by_layer=by_layer))
+        with (
+            memory_errors("encoding the prompt", hint=MORE_FOR_TEXT),
+            RecoveringEncoder(self.parts, by_layer=arrangement.text_by_layer, recoveries=recoveries) as encode,
+        ):
+            return Conditioning(*embed_prompts(encode, self.prompt_cache, prompts, image=config.frames == 1))
 
     def denoise(
         self,
@@ -135,6 +145,7 @@ class Pipeline:
         arrangement: Arrangement | None = None,
         *,
         start: int = 0,
+        recoveries: Recoveries | None = None,
     ) -> Iterator[tuple[int, Tensor]]:
         """Noise to latents, from `start` steps done: yields (steps done, latents [1, 16, T, H, W] fp32)."""
         arrangement = arrangement or self.arrange(config)
@@ -142,7 +153,12 @@ class Pipeline:
             memory_errors("denoising"),
             torch.no_grad(),
             RecoveringSteps(
-                self.parts, conditioning, config, arrangement=arrangement, on_nonfinite=self.on_nonfinite
+                self.parts,
+                conditioning,
+                config,
+                arrangement=arrangement,
+                on_nonfinite=self.on_nonfinite,
+                recoveries=recoveries,
             ) as steps,
         ):
             yield from steps.run(latents, start)
@@ -157,6 +173,7 @@ class Pipeline:
         arrangement: Arrangement | DecodeArrangement | None = None,
         *,
         one_colour: bool = False,
+        recoveries: Recoveries | None = None,
     ) -> Iterator[Tensor]:
         """Latents as the transformer left them [1, 16, T, H, W] to frames: uint8 chunks [f, H, W, 3] on the CPU.
 
@@ -176,6 +193,7 @@ class Pipeline:
                 way=TileWay(lean=arrangement.lean_decode),
                 on_nonfinite=self.on_nonfinite,
                 on_event=self.parts.on_event,
+                recoveries=recoveries,
             )
             for chunk in decode_chunks(decode_tile, latents, tile):
                 frames = frames_to_uint8(chunk)

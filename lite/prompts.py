@@ -11,6 +11,7 @@ from .. import __version__
 from .encoders.prompt_cache import PromptCache, cache_folder
 from .fingerprint import encoders_fingerprint
 from .parts import ModelParts
+from .recovery.encoder import RecoveringEncoder
 from .text import PromptEmbeds
 
 
@@ -27,15 +28,13 @@ def open_prompt_cache(parts: ModelParts) -> PromptCache:
 
 
 def embed_prompts(
-    parts: ModelParts, cache: PromptCache | None, prompts: Sequence[str], *, image: bool, by_layer: bool
+    encode: RecoveringEncoder, cache: PromptCache | None, prompts: Sequence[str], *, image: bool
 ) -> list[PromptEmbeds]:
     """Embeddings of each prompt, a batch of one each; `cache` None: nothing is looked up and nothing kept."""
     looked_up = {prompt: cache.get(prompt, image=image) for prompt in prompts} if cache else {}
     known = {prompt: embeds for prompt, embeds in looked_up.items() if embeds is not None}
     missing = [prompt for prompt in dict.fromkeys(prompts) if prompt not in known]
-    if missing:
-        with parts.text(by_layer=by_layer) as text:
-            known |= {prompt: text.encode(prompt, image=image) for prompt in missing}
+    known |= {prompt: encode(prompt, image=image) for prompt in missing}
     if cache:
         for prompt in missing:
             cache.put(prompt, known[prompt], image=image)

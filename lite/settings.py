@@ -15,6 +15,9 @@ MARK = "hvlite"  # the one key around the settings: a JSON comment of another pr
 # What changes the file but not the latents: a run may be resumed with other values of these.
 OUTPUT_ONLY = frozenset({"fps", "vae_tiling", "crf", "lossless", "png", "output", "keep_latents", "preview_every"})
 
+# What happened on the way, which nobody asks for: it is told, and compared with nothing.
+RECOVERIES = "recoveries"
+
 
 def settings_to_text(settings: Mapping[str, Any]) -> str:
     """JSON with sorted keys and readable unicode; a lone surrogate becomes its JSON escape. ConfigError if not JSON."""
@@ -36,8 +39,8 @@ def settings_from_text(text: str | None) -> dict[str, Any] | None:
 
 
 def latent_settings(settings: Mapping[str, Any], model_fingerprint: str) -> dict[str, Any]:
-    """What the latents depend on: all settings that are not about the output file, and the model's fingerprint."""
-    kept = {name: value for name, value in settings.items() if name not in OUTPUT_ONLY}
+    """What is asked of the latents: all settings that are not about the output file, and the model's fingerprint."""
+    kept = {name: value for name, value in settings.items() if name not in OUTPUT_ONLY and name != RECOVERIES}
     return {**kept, "model_fingerprint": model_fingerprint}
 
 

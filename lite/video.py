@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -26,6 +26,8 @@ from .settings import settings_to_text
 
 if TYPE_CHECKING:
     import torch
+
+Settings = Mapping[str, Any]
 
 
 def check_output(path: Path, encoding: VideoEncoding, *, force: bool = False) -> None:
@@ -51,7 +53,7 @@ def write_video(
     chunks: Iterable[torch.Tensor],
     *,
     fps: float,
-    settings: Mapping[str, Any],
+    settings: Settings | Callable[[], Settings],
     encoding: VideoEncoding | None = None,
     force: bool = False,
 ) -> int:
@@ -74,16 +76,21 @@ class VideoWriter:
         path: Path | str,
         *,
         fps: float,
-        settings: Mapping[str, Any],
+        settings: Settings | Callable[[], Settings],
         encoding: VideoEncoding | None = None,
         force: bool = False,
     ) -> None:
-        """`settings`: plain JSON values, stored in the file; `encoding` None is H.264 at crf 17."""
+        """`settings`: plain JSON values, stored in the file; `encoding` None is H.264 at crf 17.
+
+        Settings that tell what happens while the frames are made are given as a function: it is asked when the file is
+        begun, and again when it is complete.
+        """
         self.path = Path(path)
         self.encoding = encoding or VideoEncoding()
         self.frames_written = 0
         self._fps = _exact_fps(fps)
-        self._comment = settings_to_text(settings)
+        self._settings = settings
+        self._comment = self._tell()
         self._size: tuple[int, int] | None = None
         self._sink: _Sink | None = None
         check_output(self.path, self.encoding, force=force)
@@ -107,6 +114,8 @@ class VideoWriter:
         if self._sink is None:
             raise ConfigError(f"{self.path}: there are no frames to write")
         self._sink.finish()
+        if self._tell() != self._comment:
+            self._sink.retell(self._tell())
         try:
             if self.path.is_dir():
                 remove_frame_folder(self.path)
@@ -143,7 +152,11 @@ class VideoWriter:
         self.encoding.check_size(*size)
         self._size = size
 
+    def _tell(self) -> str:
+        return settings_to_text(self._settings() if callable(self._settings) else self._settings)
+
     def _open(self, height: int, width: int) -> _Sink:
+        self._comment = self._tell()
         try:
             self.partial.parent.mkdir(parents=True, exist_ok=True)
             if self.partial.is_dir():
@@ -159,6 +172,7 @@ class VideoWriter:
 class _Sink(Protocol):
     def write(self, frame: torch.Tensor) -> None: ...
     def finish(self) -> None: ...
+    def retell(self, comment: str) -> None: ...
     def close(self) -> None: ...
 
 

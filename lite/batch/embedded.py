@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -13,7 +12,8 @@ from ..events import Listener, stage
 from ..guidance import Conditioning
 from ..interrupt import StopFlag
 from ..pipeline import Pipeline
-from ..text import PromptEmbeds, TextEncoders
+from ..recovery.encoder import MORE_FOR_TEXT, RecoveringEncoder
+from ..text import PromptEmbeds
 
 
 def embed_prompts(
@@ -27,10 +27,10 @@ def embed_prompts(
     problems: dict[int, str] = {}
     with (
         stage("embed", len(configs), on_event) as report,
-        memory_errors("encoding the prompts"),
-        contextlib.ExitStack() as loaded,
+        memory_errors("encoding the prompts", hint=MORE_FOR_TEXT),
+        RecoveringEncoder(pipeline.parts, by_layer=_by_layer(pipeline, configs)) as encoder,
     ):
-        encode = _Encoder(pipeline, _by_layer(pipeline, configs), loaded)
+        encode = _Encoder(pipeline, encoder)
         for done, (index, config) in enumerate(configs.items(), 1):
             if stop.requested:
                 raise InterruptedRunError("stopped before the first video", hint="the same command starts again")
@@ -51,18 +51,14 @@ def _by_layer(pipeline: Pipeline, configs: Mapping[int, GenerateConfig]) -> bool
 class _Encoder:
     """Embeddings from the cache, else through the text encoders, which are loaded for the first that is not there."""
 
-    def __init__(self, pipeline: Pipeline, by_layer: bool, loaded: contextlib.ExitStack) -> None:
-        self._parts, self._cache = pipeline.parts, pipeline.prompt_cache
-        self._by_layer, self._loaded = by_layer, loaded
-        self._text: TextEncoders | None = None
+    def __init__(self, pipeline: Pipeline, encoder: RecoveringEncoder) -> None:
+        self._cache, self._encoder = pipeline.prompt_cache, encoder
 
     def __call__(self, prompt: str, *, image: bool) -> PromptEmbeds:
         kept = self._cache.get(prompt, image=image) if self._cache else None
         if kept is not None:
             return kept
-        if self._text is None:
-            self._text = self._loaded.enter_context(self._parts.text(by_layer=self._by_layer))
-        made = self._text.encode(prompt, image=image)
+        made = self._encoder(prompt, image=image)
         if self._cache:
             self._cache.put(prompt, made, image=image)
         return made

@@ -15,6 +15,7 @@ import torch
 from ...errors import CheckpointError
 from ...quantize.source import HvliteSource, check_finite
 from ..models.linear import bind_quantized
+from ..recovery.memory import out_of_memory
 
 if TYPE_CHECKING:
     from ...quantize.source import AnyTextSource
@@ -50,7 +51,10 @@ def build_on_meta(
     try:
         with torch.device("meta"):
             model: torch.nn.Module = model_class(config_class(**{**source.config, **HOW_IT_RUNS, **changes}))
-    except Exception as error:  # noqa: BLE001 - transformers' validators raise what they happen to
+    except Exception as error:
+        if out_of_memory(error) is not None:
+            raise
+        # transformers' validators raise what they happen to
         raise CheckpointError(
             f"{source.paths[0]}: the config.json beside it describes no usable text model ({error})",
             hint="restore the config.json that came with the weights",

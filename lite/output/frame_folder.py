@@ -31,8 +31,8 @@ class FrameFolder:
             folder.mkdir()
         except OSError as error:
             raise write_error(folder, error) from error
-        text = json.dumps({"fps": fps, **json.loads(comment)}, ensure_ascii=False, indent=1)
-        write_atomic(folder / SETTINGS_NAME, text.encode("utf-8", "backslashreplace"))
+        self._fps = fps
+        self.retell(comment)
 
     def write(self, frame: torch.Tensor) -> None:
         """Add uint8 [H, W, 3]."""
@@ -42,8 +42,13 @@ class FrameFolder:
     def finish(self) -> None:
         """Nothing is left to do: every frame is on disk already."""
 
+    def retell(self, comment: str) -> None:
+        """Write the settings, over those that were there."""
+        text = json.dumps({"fps": self._fps, **json.loads(comment)}, ensure_ascii=False, indent=1)
+        write_atomic(self._folder / SETTINGS_NAME, text.encode("utf-8", "backslashreplace"))
+
     def close(self) -> None:
-        """Nor here."""
+        """Nothing is open between two frames."""
 
 
 def read_folder_settings(folder: Path) -> tuple[dict[str, Any], float] | None:

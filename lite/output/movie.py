@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
@@ -33,12 +34,9 @@ class Movie:
 
     def __init__(self, path: Path, size: tuple[int, int], fps: Fraction, comment: str, encoding: VideoEncoding) -> None:
         """`size` is height, width; `comment` is stored in the file."""
-        import av
-
+        self._path, self._lossless = path, encoding.lossless
         self._file = _File(path)
-        container_format, options = ("matroska", _MKV_OPTIONS) if encoding.lossless else ("mp4", _MP4_OPTIONS)
-        self._container: OutputContainer = av.open(self._file, "w", format=container_format, options=options)
-        self._container.metadata["comment"] = comment
+        self._container = _container(self._file, comment, lossless=encoding.lossless)
         self._stream = _add_stream(self._container, size, fps, encoding)
         self._frames = 0
 
@@ -59,6 +57,18 @@ class Movie:
             self._container.close()
         self._file.sync_and_close()
 
+    def retell(self, comment: str) -> None:
+        """Another comment, once finished: the same packets in a new file, which takes the name when it is on disk."""
+        part = self._path.with_name(f".{secrets.token_hex(8)}.part")
+        try:
+            _copy(self._path, part, comment, lossless=self._lossless)
+            os.replace(part, self._path)
+        except OSError as error:
+            raise write_error(self._path, error) from error
+        finally:
+            with contextlib.suppress(OSError):  # it is there only where an error is on its way
+                part.unlink()
+
     def close(self) -> None:
         """Close, finished or not: the frames so far stay readable."""
         import av
@@ -74,6 +84,36 @@ class Movie:
         with self._file.checked():
             for packet in self._stream.encode(picture):
                 self._container.mux(packet)
+
+
+def _container(file: _File, comment: str, *, lossless: bool) -> OutputContainer:
+    import av
+
+    container_format, options = ("matroska", _MKV_OPTIONS) if lossless else ("mp4", _MP4_OPTIONS)
+    container = av.open(file, "w", format=container_format, options=options)
+    container.metadata["comment"] = comment
+    return container
+
+
+def _copy(source: Path, target: Path, comment: str, *, lossless: bool) -> None:
+    """The packets of a finished movie of ours, as they are, into a new one. Raises DiskError."""
+    import av
+
+    file = _File(target)
+    try:
+        with (
+            file.checked(),
+            av.open(str(source), format="matroska" if lossless else "mp4") as movie,
+            _container(file, comment, lossless=lossless) as container,
+        ):
+            stream = container.add_stream_from_template(movie.streams.video[0])
+            for packet in movie.demux(video=0):
+                if packet.size:
+                    packet.stream = stream
+                    container.mux(packet)
+        file.sync_and_close()
+    finally:
+        file.close()
 
 
 def _add_stream(

@@ -7,13 +7,16 @@ import gc
 
 import torch
 
-# How torch's allocators and the CUDA libraries say it when they do not raise OutOfMemoryError. A convolution tries
-# cuDNN's engines one by one and swallows that a workspace did not fit: the last line is what it says after the last.
+# How torch's allocators and the CUDA libraries say it when they do not raise OutOfMemoryError. A library that finds no
+# memory for itself is "not initialized". A convolution tries cuDNN's engines one by one and swallows that a workspace
+# did not fit: the last line is what it says after the last.
 _SAYINGS = (
     "can't allocate memory",
     "out of memory",
     "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUBLAS_STATUS_NOT_INITIALIZED",
     "CUDNN_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_NOT_INITIALIZED",
     "CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED",
     "unable to find an engine to execute this computation",
 )

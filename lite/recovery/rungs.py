@@ -16,15 +16,17 @@ from ..tiling import TileSpec
 
 MOST_RUNGS = 6
 SMALLEST_PART = 4  # latents: half of the overlap of a quarter would be no frame and no pixel of 8
+SAME_AGAIN = "done again, all memory given back"  # what is recorded where nothing was left to give
 SMALLEST_CHUNK = 512  # smaller ones make 8-bit weights wide more often than they multiply with them
 
 
 @dataclass(frozen=True)
 class Rung:
-    """The next arrangement, and what is said of it."""
+    """The next arrangement, what is said of it, and what a file that came of it says."""
 
     arrangement: Arrangement
     change: str
+    record: str
 
 
 def next_rung(now: Arrangement, tokens: int) -> Rung | None:
@@ -37,13 +39,15 @@ def _rungs(now: Arrangement, tokens: int) -> Iterator[Rung]:
     if tiers is not None and tiers.resident:
         kept = tiers.resident // 2 if 2 * tiers.resident > tiers.total else 0
         fewer = TierCounts(resident=kept, host=tiers.host, disk=tiers.disk + tiers.resident - kept)
-        yield Rung(replace(now, tiers=fewer), f"with {kept} of {tiers.total} blocks on the device")
+        record = f"resident blocks {tiers.resident} -> {kept}"
+        yield Rung(replace(now, tiers=fewer), f"with {kept} of {tiers.total} blocks on the device", record)
     if chunk > SMALLEST_CHUNK:
         smaller = max(SMALLEST_CHUNK, chunk // 4)
-        yield Rung(replace(now, token_chunk=smaller), f"with {smaller} tokens at a time (rounds differently)")
+        change = f"with {smaller} tokens at a time (rounds differently)"
+        yield Rung(replace(now, token_chunk=smaller), change, f"token_chunk {chunk} -> {smaller}")
     if tiers is not None and tiers.host:
         on_disk = TierCounts(disk=tiers.host + tiers.disk)
-        yield Rung(replace(now, tiers=on_disk), "with no blocks in host memory")
+        yield Rung(replace(now, tiers=on_disk), "with no blocks in host memory", f"host blocks {tiers.host} -> 0")
 
 
 @dataclass(frozen=True)
@@ -56,10 +60,11 @@ class TileWay:
 
 @dataclass(frozen=True)
 class TileRung:
-    """The next way, and what is said of it."""
+    """The next way, what is said of it, and what a video that came of it says."""
 
     way: TileWay
     change: str
+    record: str
 
 
 def next_way(now: TileWay, tile: Sequence[int]) -> TileRung | None:
@@ -68,7 +73,8 @@ def next_way(now: TileWay, tile: Sequence[int]) -> TileRung | None:
     The tile keeps its size and place, so that its neighbours need not know; its parts blend inside of it.
     """
     if not now.lean:
-        return TileRung(replace(now, lean=True), "in chunks of time (the same pixels up to rounding)")
+        change = "in chunks of time (the same pixels up to rounding)"
+        return TileRung(replace(now, lean=True), change, "tile whole -> in chunks of time")
     frames, rows, columns = tile if now.parts is None else (now.parts.frames, now.parts.height, now.parts.width)
     if max(frames, rows, columns) <= SMALLEST_PART:
         return None
@@ -77,4 +83,5 @@ def next_way(now: TileWay, tile: Sequence[int]) -> TileRung | None:
     length = frames if now.parts is None else max(SMALLEST_PART, -(-frames // 2))
     parts = TileSpec(frames=length, height=sides[0], width=sides[1])
     size = f"{length}x{sides[0]}x{sides[1]}"
-    return TileRung(replace(now, parts=parts), f"in parts of {size} latents (slightly other pixels)")
+    record = f"tile {frames}x{rows}x{columns} -> parts of {size}"
+    return TileRung(replace(now, parts=parts), f"in parts of {size} latents (slightly other pixels)", record)

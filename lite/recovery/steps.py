@@ -21,7 +21,8 @@ from ..guidance import Conditioning, Guided, schedule_of
 from ..parts import PRECISE, Computation, ModelParts
 from ..sampling import euler_step
 from .memory import free_memory, out_of_memory
-from .rungs import MOST_RUNGS, next_rung
+from .recoveries import Recoveries
+from .rungs import MOST_RUNGS, SAME_AGAIN, next_rung
 
 OnNonfinite = Literal["stop", "retry"]
 
@@ -37,11 +38,14 @@ class RecoveringSteps:
         *,
         arrangement: Arrangement,
         on_nonfinite: OnNonfinite = "stop",
+        recoveries: Recoveries | None = None,
     ) -> None:
+        """`recoveries` takes what is done otherwise than `arrangement` says."""
         self.arrangement = arrangement
         self._parts, self._conditioning, self._config = parts, conditioning, config
         self._schedule = schedule_of(config)
         self._on_nonfinite = on_nonfinite
+        self._recoveries = Recoveries() if recoveries is None else recoveries
         self._rungs = 0
         self._freed = False
         self._open = ExitStack()
@@ -75,6 +79,7 @@ class RecoveringSteps:
         if self._on_nonfinite == "stop" or higher is None:
             raise NonFiniteError(message, hint=self._advice(higher))
         self._parts.on_event(Note("warning", f"{message}: repeating the step in {higher}"))
+        self._record(index, f"repeated in {higher}")
         self._forget()
         try:
             return self._in_memory(latents, index, precise=True)
@@ -117,6 +122,10 @@ class RecoveringSteps:
         self.arrangement = rung.arrangement if rung else self.arrangement
         change = rung.change if rung else "with all memory given back"
         self._parts.on_event(Note("warning", f"{said}: redoing it {change}"))
+        self._record(index, rung.record if rung else SAME_AGAIN)
+
+    def _record(self, index: int, what: str) -> None:
+        self._recoveries.add(f"denoise step {index + 1} of {self._schedule.steps}", what)
 
     def _opened(self, precise: bool) -> Guided:
         """The prediction, the transformer loaded as the arrangement says."""

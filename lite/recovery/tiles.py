@@ -14,7 +14,8 @@ from ..models.vae import AutoencoderKLCausal3D
 from ..models.vae_lean import decode_lean
 from ..models.vae_tiles import TIME, decode_chunks
 from .memory import free_memory, out_of_memory
-from .rungs import MOST_RUNGS, TileWay, next_way
+from .recoveries import Recoveries
+from .rungs import MOST_RUNGS, SAME_AGAIN, TileWay, next_way
 from .steps import OnNonfinite
 from .watchdog import fault_of
 
@@ -32,12 +33,14 @@ class RecoveringTiles:
         way: TileWay,
         on_nonfinite: OnNonfinite,
         on_event: Listener,
+        recoveries: Recoveries | None = None,
     ) -> None:
-        """`names` of the tiles, in the order they come."""
+        """`names` of the tiles, in the order they come; `recoveries` takes what is done otherwise than `way` says."""
         self.way = way
         self._vae, self._names = vae, names
         self._dtype = vae.dtype
         self._on_nonfinite, self._on_event = on_nonfinite, on_event
+        self._recoveries = Recoveries() if recoveries is None else recoveries
         self._rungs = 0
         self._freed = False
 
@@ -54,6 +57,7 @@ class RecoveringTiles:
         if self._on_nonfinite == "stop":
             raise NonFiniteError(found, hint=f"{KEPT} with --on-nonfinite retry, which repeats such a tile in float32")
         self._on_event(Note("warning", f"{found}: repeating the tile in float32"))
+        self._recoveries.add(f"decode {name}", "repeated in float32")
         pixels = self._in_memory(latents, name, torch.float32)
         fault = fault_of(pixels)
         if fault is not None:
@@ -100,3 +104,4 @@ class RecoveringTiles:
         self.way = rung.way if rung else self.way
         change = rung.change if rung else "with all memory given back"
         self._on_event(Note("warning", f"{said}: redoing it {change}"))
+        self._recoveries.add(f"decode {name}", rung.record if rung else SAME_AGAIN)

@@ -79,6 +79,7 @@ def prepare_decode(options: DecodeOptions) -> DecodeRequest:
         model=choice.given,
         dit_weight=choice.dit_weight,
         model_config=read_model_config(options.model_config),
+        model_config_file=options.model_config,
         encoding=encoding,
         force=options.force,
         fps=options.fps,

@@ -22,6 +22,7 @@ from ...errors import CheckpointError, ConfigError
 from ...files import read_json, remove_file, write_atomic
 from ..output.encoding import SUFFIXES
 from ..output.frame_folder import is_leftover, remove_frame_folder
+from ..recovery.recoveries import Recoveries
 from ..request.naming import state_folder_of
 from ..settings import fingerprint, latent_settings, settings_differences, settings_to_text
 from .latents_file import LatentsNote, read_latents, read_latents_note, write_latents
@@ -70,13 +71,15 @@ def peek_run(output: Path | str) -> UnfinishedRun | None:
 class RunState:
     """The state folder of one output, held by this process until `close` or `finish`; use it in a `with`.
 
-    Every write raises DiskError where the disk refuses; what was saved before stays.
+    Every write raises DiskError where the disk refuses; what was saved before stays. `recoveries`: what happened on the
+    way to the latents that were loaded, and then on; it is saved with them.
     """
 
     def __init__(self, output: Path, lock: RunLock) -> None:
         self.output = output
         self.folder = state_folder_of(output)
         self._lock = lock
+        self.recoveries = Recoveries()
         self._settings: dict[str, Any] = {}
         self._fingerprint = ""
 
@@ -120,7 +123,7 @@ class RunState:
 
     def save_step(self, step: int, latents: torch.Tensor) -> None:
         """Keep the latents after `step` finished steps; until this is on disk, the step before it is."""
-        write_latents(self.step_path, latents, LatentsNote(self._settings, self._fingerprint, step))
+        self._save(self.step_path, latents, step)
 
     def load_step(self) -> tuple[int, torch.Tensor] | None:
         """Steps done and their latents, bit for bit; None where no step is kept. CheckpointError where damaged."""
@@ -129,7 +132,7 @@ class RunState:
 
     def save_latents(self, latents: torch.Tensor) -> None:
         """Keep the final latents: before the decode, so that nothing that happens there costs a step."""
-        write_latents(self.latents_path, latents, LatentsNote(self._settings, self._fingerprint))
+        self._save(self.latents_path, latents, None)
 
     def load_latents(self) -> torch.Tensor | None:
         """The final latents, bit for bit; None where the run did not get that far. CheckpointError where damaged."""
@@ -165,6 +168,10 @@ class RunState:
                 hint=f"use the same settings or another --output; {_START_ANEW}",
             )
 
+    def _save(self, path: Path, latents: torch.Tensor, step: int | None) -> None:
+        settings = self.recoveries.in_settings(self._settings)
+        write_latents(path, latents, LatentsNote(settings, self._fingerprint, step))
+
     def _load(self, path: Path) -> tuple[torch.Tensor, LatentsNote] | None:
         if not path.exists():
             return None
@@ -174,6 +181,7 @@ class RunState:
             raise CheckpointError(error.message, hint=_START_ANEW) from error
         if note.fingerprint != self._fingerprint:
             raise CheckpointError(f"{path} belongs to a run with other settings", hint=_START_ANEW)
+        self.recoveries = Recoveries.of(note.settings)
         return latents, note
 
     def _remove(self, *names: str) -> None:

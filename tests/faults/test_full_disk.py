@@ -8,10 +8,13 @@ import resource
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conversions import Conversion
+from generations import STEPS, OnEvent, Undisturbed, after_step, before_decode, generate, state_of
 from scenarios import Counts, differences, fresh, quiet_fork, read_tree, write_tree
 
 from hvlite.errors import DiskError
@@ -34,15 +37,36 @@ def test_disks_of_every_size(conversions: dict[str, Conversion], tmp_path: Path,
     if not _unshare_works(point):
         pytest.skip("needs user and mount namespaces (unshare -rm)")
     write_tree(wanted, conversions["new"].wanted)
-    script, source = Path(__file__).with_name("small_disk.py"), conversions["new"].source
-    program = [sys.executable, str(script), str(source), str(point), str(wanted)]
-    done = subprocess.run(["unshare", "-rm", *program], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
+    found = _in_a_namespace("small_disk.py", conversions["new"].source, point, wanted)
     for _ in range(found["full"]):
         tried.add("tmpfs", [])
     assert found["full"] >= 20
     assert found["wrong"] == []
+
+
+@pytest.mark.slow
+def test_a_disk_that_fills_while_a_video_is_made(tmp_path: Path, tried: Counts) -> None:
+    """A real one, full at each moment at which a run saves something; each time the next run goes on from there."""
+    point, folder = tmp_path / "disk", tmp_path / "whole"
+    point.mkdir()
+    folder.mkdir()
+    if not _unshare_works(point):
+        pytest.skip("needs user and mount namespaces (unshare -rm)")
+    found = _in_a_namespace("small_disk_generate.py", point, folder)
+    for _ in range(found["step"] + found["video"]):
+        tried.add("tmpfs, generate", [])
+    assert found["step"] == 4 * (STEPS + 1)
+    assert found["video"] >= 2
+    assert found["wrong"] == []
+
+
+def _in_a_namespace(script: str, *arguments: Path) -> dict[str, Any]:
+    """What a script beside this file prints, run where it may mount."""
+    program = [sys.executable, Path(__file__).with_name(script), *arguments]
+    done = subprocess.run(["unshare", "-rm", *map(str, program)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 @pytest.mark.parametrize("limit", [0, 1, 8, 100, 1000, 2000, 4000, 8000, 12000, 20000, 30000])
@@ -69,3 +93,54 @@ def _run_limited(conversion: Conversion, folder: Path, limit: int) -> int:
     except BaseException:  # noqa: BLE001 - anything else is a surprise
         return SURPRISE
     return FINISHED
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Undisturbed:
+    return Undisturbed(tmp_path_factory.mktemp("whole"))
+
+
+@pytest.fixture
+def no_room() -> Iterator[Callable[[int], Callable[[], None]]]:
+    """no_room(nbytes)(): from now on no file grows beyond so many bytes. The kernel says EFBIG, on any machine."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def limit(nbytes: int) -> Callable[[], None]:
+        return lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (nbytes, hard))
+
+    yield limit
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+def _stopped(whole: Undisturbed, output: Path, on_event: OnEvent, kept: str, steps: int) -> list[str]:
+    """What is wrong after a run that the disk stops, and after the one that goes on once it takes files again.
+
+    `steps`: how many are done when it is stopped.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    told = generate(output, on_event=on_event)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    wrong = whole.broken_rules(output, told, kept)
+    again = generate(output, "--resume")
+    wrong += [] if again.code == 0 else again.errors
+    redone = [event["index"] for event in again.events if event["event"] == "step_done" and event["stage"] == "denoise"]
+    wrong += [] if redone == list(range(steps + 1, STEPS + 1)) else [f"steps {redone} were made by the second run"]
+    wrong += [] if output.read_bytes() == whole.video else ["the video has other bytes than one never stopped"]
+    return wrong + [f"{path} was left" for path in [state_of(output)] if path.exists()]
+
+
+@pytest.mark.parametrize(("step", "nbytes"), [(0, 5000), (STEPS - 1, 0), (STEPS, 5000)])
+def test_no_room_for_the_latents(whole, no_room, tmp_path, step, nbytes, tried):
+    """Of step `step` + 1, or for the final ones; from the first byte, or from another on."""
+    kept = f"step {step}" if step else "nothing"
+    wrong = _stopped(whole, tmp_path / "cat.mp4", after_step(step, no_room(nbytes)), kept, step)
+    tried.add("file size limit, generate", wrong)
+    assert wrong == []
+
+
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_no_room_for_the_video(whole, no_room, tmp_path, share, tried):
+    limit = no_room(int(share * len(whole.video)))
+    wrong = _stopped(whole, tmp_path / "cat.mp4", before_decode(limit), "latents", STEPS)
+    tried.add("file size limit, generate", wrong)
+    assert wrong == []

@@ -13,7 +13,7 @@ from hvlite.commands.again import decode, rerun
 from hvlite.commands.generate import generate
 from hvlite.errors import ConfigError, DiskError, MissingPartError
 from hvlite.lite.card import OFFICIAL_CARD, demo_root
-from hvlite.lite.config import GenerateConfig, GenerateRequest
+from hvlite.lite.config import DecodeRequest, GenerateConfig, GenerateRequest
 from hvlite.lite.output.encoding import VideoEncoding
 from hvlite.lite.request.model_choice import choose_model
 from hvlite.lite.request.naming import (
@@ -28,7 +28,7 @@ from hvlite.lite.request.naming import (
 from hvlite.lite.request.official_flags import FIXED_FLAGS, OfficialFlag, square_size, take_official_flags
 from hvlite.lite.request.options import DecodeOptions, GenerateOptions, RerunOptions
 from hvlite.lite.request.output_checks import check_disk, check_folder, needed_bytes
-from hvlite.lite.request.resume_command import resume_command
+from hvlite.lite.request.resume_command import decode_command, resume_command
 
 CONFIG = GenerateConfig.from_card(OFFICIAL_CARD, prompt="a cat's walk -x", seed=7)
 PRINTING = {"ctx", "json_lines", "dry_run", "debug"}
@@ -233,3 +233,24 @@ def test_the_resume_command_says_what_is_not_the_cards() -> None:
         "--model=ckpts",
         "--resume",
     ]
+
+
+def test_the_command_of_a_decode_says_all_that_was_given() -> None:
+    request = DecodeRequest(
+        latents=Path("a b.mp4.hvlite/latents.safetensors"),
+        output=Path("c.mp4"),
+        model=Path("ckpts"),
+        model_config_file=Path("rope.json"),
+        fps=12,
+        tiled=False,
+        force=True,
+        on_nonfinite="retry",
+        ram_limit_bytes=20 << 30,
+        vram_limit_bytes=8000,
+        device="cpu",
+    )
+    assert decode_command(request) == [
+        "hvlite", "decode", "a b.mp4.hvlite/latents.safetensors", "--output=c.mp4", "--model=ckpts",
+        "--model-config=rope.json", "--vram-limit=8000B", "--ram-limit=20GiB", "--on-nonfinite=retry", "--device=cpu",
+        "--fps=12", "--no-vae-tiling", "--force",
+    ]  # fmt: skip

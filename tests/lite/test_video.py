@@ -157,6 +157,45 @@ def test_an_error_while_writing_leaves_a_readable_partial_video(tmp_path: Path, 
     assert os.listdir(tmp_path) == [path.name]
 
 
+@KINDS
+def test_settings_may_grow_while_the_frames_come(tmp_path: Path, encoding: VideoEncoding) -> None:
+    """The same packets, so the same frames, in a file that tells the last of them."""
+    told: list[str] = []
+    plain = save(output(tmp_path, encoding, "plain"), noise(), encoding)
+
+    def chunks() -> Iterator[Tensor]:
+        told.append("before the first frame")
+        for chunk in noise().split(4):
+            yield chunk
+            told.append("猫" * 1000)
+
+    path = output(tmp_path, encoding)
+    write_video(path, chunks(), fps=24, settings=lambda: {**SETTINGS, "told": list(told)}, encoding=encoding)
+    assert len(told) == 4
+    assert read_settings(path) == {**SETTINGS, "told": told}
+    assert torch.equal(read_video(path)[0], read_video(plain)[0])
+    assert read_video(path)[1] == 24
+    assert sorted(os.listdir(tmp_path)) == sorted([path.name, plain.name])
+
+
+def test_no_room_for_settings_that_grew(tmp_path: Path) -> None:
+    path, told = tmp_path / "a.mp4", [""]
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+
+    def chunks() -> Iterator[Tensor]:
+        yield noise()
+        told[0] = "x" * 100_000
+        resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+
+    try:
+        with pytest.raises(DiskError, match=r"cannot write .*: File too large"):
+            write_video(path, chunks(), fps=24, settings=lambda: {**SETTINGS, "told": told[0]})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert not path.exists()
+    assert [member.name for member in partial_path(path, H264).parent.iterdir()] == ["partial.mp4"]
+
+
 KILLED = """
 import sys, time, torch
 from pathlib import Path

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
-# As they are raised: by the CUDA allocator, by the CPU's, by Python, by cuBLAS, by a convolution of which no engine's
-# workspace fits.
+# As they are raised: by the CUDA allocator, by the CPU's, by Python, by cuBLAS (also for its own start), by a
+# convolution of which no engine's workspace fits.
 FAILURES: dict[str, Callable[[], Exception]] = {
     "cuda": lambda: torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nSee documentation."),
     "cpu": lambda: RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9"),
     "python": MemoryError,
     "cublas": lambda: RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    "handle": lambda: RuntimeError("CUDA error: CUBLAS_STATUS_NOT_INITIALIZED when calling `cublasCreate(handle)`"),
     "cudnn": lambda: RuntimeError("GET was unable to find an engine to execute this computation"),
 }
 
@@ -60,6 +60,26 @@ class Starved(TorchDispatchMode):
         return sum(storage.nbytes() for ref in self.seen if (storage := ref()) is not None)
 
 
+class StarvedOperator(TorchDispatchMode):
+    """Lets the next operator whose name begins with `operator` fail once it is `due`."""
+
+    def __init__(self, operator: str) -> None:
+        super().__init__()
+        self.operator, self.due, self.failed = operator, False, 0
+
+    def __torch_dispatch__(
+        self,
+        function: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        if self.due and str(function).startswith(self.operator):
+            self.due, self.failed = False, self.failed + 1
+            raise FAILURES["cuda"]()
+        return function(*args, **(kwargs or {}))
+
+
 class Capped(TorchDispatchMode):
     """Raises CUDA's error as soon as more than `cap_bytes` allocated since it was switched on are alive."""
 
@@ -95,6 +115,16 @@ class Capped(TorchDispatchMode):
 
 
 def storages(tree: Any) -> dict[int, Any]:
-    return {
-        leaf.untyped_storage()._cdata: leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)
-    }
+    """Of all tensors in it; one on the meta device takes no memory."""
+    return {each._cdata: each for leaf in _tensors(tree) if not leaf.is_meta for each in [leaf.untyped_storage()]}
+
+
+def _tensors(tree: Any) -> Iterator[Tensor]:
+    """Those in an operator's arguments or results, which are tensors, lists and dicts; torch's own walk is slow."""
+    if isinstance(tree, Tensor):
+        yield tree
+    elif isinstance(tree, list | tuple):
+        for item in tree:
+            yield from _tensors(item)
+    elif isinstance(tree, dict):
+        yield from _tensors(list(tree.values()))
