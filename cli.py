@@ -6,11 +6,9 @@ error is one line that says what was wrong and one that says what to do, and the
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import io
 import json
-import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -20,6 +18,7 @@ import typer
 
 from .commands import again, batch, bench, compare, doctor, generate, inspect, plan, quantize
 from .commands.running import say
+from .commands.streams import lasting_streams, output_error
 from .errors import ConfigError, DiskError, HvliteError, InterruptedRunError, MemoryLimitError
 
 DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO})
@@ -83,19 +82,28 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = words[: words.index("--")] if "--" in words else words
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know the letters of a prompt
+    with lasting_streams() as out:
+        code = run_command(words, debug="--debug" in options, json_lines="--json" in options)
+        lost = output_error(out)
+        if lost is not None:
+            report(lost, json_lines=False)
+            code = code or lost.exit_code
+    return code
+
+
+def run_command(words: list[str], *, debug: bool, json_lines: bool) -> int:
+    """The command of these words; what goes wrong is printed and becomes the exit code."""
     try:
         code = app(args=words, prog_name="hvlite", standalone_mode=False)
         if code == InterruptedRunError.exit_code:  # what Typer makes of Ctrl-C
             raise InterruptedRunError("stopped before the work began")
         return code if isinstance(code, int) else 0
     except Exception as error:  # noqa: BLE001  # the last door: whatever it is gets one line
-        if "--debug" in options:
+        if debug:
             traceback.print_exc()
         known = as_known(error)
-        report(known, json_lines="--json" in options)
+        report(known, json_lines=json_lines)
         return known.exit_code
-    finally:
-        close_stdout()
 
 
 def as_known(error: Exception) -> HvliteError:
@@ -120,22 +128,10 @@ def report(error: HvliteError, *, json_lines: bool) -> None:
     lines = [f"error: {error.message}"] + ([f"hint: {error.hint}"] if error.hint else [])
     if isinstance(error, InterruptedRunError):
         lines[0] = error.message
-    with contextlib.suppress(OSError, ValueError):  # stderr may be closed
-        print(*lines, sep="\n", file=sys.stderr, flush=True)
+    print(*lines, sep="\n", file=sys.stderr, flush=True)
     if json_lines:
         fields = {"message": error.message, "hint": error.hint, "exit_code": error.exit_code}
-        with contextlib.suppress(OSError, ValueError):
-            print(json.dumps({"event": "error", **fields}), flush=True)
-
-
-def close_stdout() -> None:
-    """Flush what is left; a reader that went away is not an error of the run."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except ValueError:  # closed by the caller
-        return
+        print(json.dumps({"event": "error", **fields}), flush=True)
 
 
 if __name__ == "__main__":

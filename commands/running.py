@@ -73,6 +73,5 @@ def watched(*, json_lines: bool) -> Iterator[tuple[Display, StopFlag]]:
 
 
 def say(text: object) -> None:
-    """One piece of data on stdout; a reader that went away is not an error of ours."""
-    with contextlib.suppress(BrokenPipeError):
-        print(text, flush=True)
+    """One piece of data on stdout, for people or as JSON."""
+    print(text, flush=True)
