@@ -127,7 +127,7 @@ def test_a_conversion_that_was_killed_is_called_unfinished(
     out = tmp_path / "out"
     killed = subprocess.run([sys.executable, "-c", KILLED, str(golden / "ckpts_official"), str(out)], check=False)
     assert killed.returncode == -signal.SIGKILL
-    assert len(list((out / "transformer").glob("*.safetensors"))) == 2
+    assert len(list((out / "transformer").glob("*.safetensors"))) >= 3
     for command in ("generate x --model", "inspect", "verify", "plan --model"):
         assert main([*command.split(), str(out)]) == 3
         err = capfd.readouterr().err
@@ -141,10 +141,11 @@ from pathlib import Path
 from hvlite.quantize.convert import QuantizeOptions, run_quantize
 
 def die(progress):
-    if progress.files_done == 2:
+    if progress.files_done == 5:
         os.kill(os.getpid(), signal.SIGKILL)
 
-run_quantize(QuantizeOptions(source=Path(sys.argv[1]), output=Path(sys.argv[2]), parts=("transformer",), workers=1), die)
+source, output = map(Path, sys.argv[1:])
+run_quantize(QuantizeOptions(source=source, output=output, parts=("transformer",), workers=1), die)
 """
 
 
