@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import typer
 
 from .commands import again, batch, bench, compare, doctor, generate, inspect, plan, quantize
+from .commands.command import Command
 from .commands.running import say
 from .commands.streams import lasting_streams, output_error
 from .errors import ConfigError, DiskError, HvliteError, InterruptedRunError, MemoryLimitError
@@ -63,16 +64,16 @@ def hvlite(
 
 
 app.command(cls=generate.GenerateCommand, help=generate.GENERATE_HELP, epilog=generate.OFFICIAL_HELP)(generate.generate)
-app.command(help=again.RERUN_HELP)(again.rerun)
-app.command(help=again.DECODE_HELP)(again.decode)
-app.command(help=inspect.INSPECT_HELP)(inspect.inspect)
-app.command(help=plan.PLAN_HELP)(plan.plan)
-app.command(help=doctor.DOCTOR_HELP)(doctor.doctor)
-app.command(help=quantize.QUANTIZE_HELP)(quantize.quantize)
-app.command(help=quantize.VERIFY_HELP)(quantize.verify)
-app.command(help=batch.BATCH_HELP)(batch.batch)
-app.command(help=bench.BENCH_HELP)(bench.bench)
-app.command(help=compare.COMPARE_HELP)(compare.compare)
+app.command(cls=Command, help=again.RERUN_HELP)(again.rerun)
+app.command(cls=Command, help=again.DECODE_HELP)(again.decode)
+app.command(cls=Command, help=inspect.INSPECT_HELP)(inspect.inspect)
+app.command(cls=Command, help=plan.PLAN_HELP)(plan.plan)
+app.command(cls=Command, help=doctor.DOCTOR_HELP)(doctor.doctor)
+app.command(cls=Command, help=quantize.QUANTIZE_HELP)(quantize.quantize)
+app.command(cls=Command, help=quantize.VERIFY_HELP)(quantize.verify)
+app.command(cls=Command, help=batch.BATCH_HELP)(batch.batch)
+app.command(cls=Command, help=bench.BENCH_HELP)(bench.bench)
+app.command(cls=Command, help=compare.COMPARE_HELP)(compare.compare)
 app.command("version")(inspect.print_version)
 
 

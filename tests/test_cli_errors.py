@@ -120,3 +120,21 @@ def test_a_terminal_that_lacks_the_letters(monkeypatch: pytest.MonkeyPatch, tmp_
         monkeypatch.setattr(sys, "stdout", stdout)
         assert main(["generate", "a 猫", "--model", str(MODEL), "--dry-run"]) == 0
         assert b"prompt: a \\u732b" in written.getvalue()
+
+
+def test_a_tilde_is_the_home_folder_also_behind_an_equals_sign(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "home" / "videos").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    request = ["generate", "x", "--video-size", "32", "48", "--dry-run"]
+    assert main([*request, "--output=~/videos/x.mp4"]) == 0
+    assert f"output: {tmp_path}/home/videos/x.mp4\n" in capsys.readouterr().out
+    assert main([*request, "--save-path=~/videos"]) == 0
+    assert f"output: {tmp_path}/home/videos/x_seed" in capsys.readouterr().out
+    assert main([*request, "--prompt-file=~/none.txt"]) == 2
+    assert main(["generate", "~/x", "--dry-run"]) == 0
+    assert "prompt: ~/x\n" in capsys.readouterr().out
+    assert main([*request, "--output=~nobody-has-this-name/x.mp4"]) == 2
+    assert "~nobody-has-this-name is nobody's home folder" in capsys.readouterr().err
