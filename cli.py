@@ -20,6 +20,7 @@ from .commands import again, batch, bench, compare, doctor, generate, inspect, p
 from .commands.command import Command
 from .commands.running import say
 from .commands.streams import lasting_streams, output_error
+from .display import printable
 from .errors import ConfigError, DiskError, HvliteError, InterruptedRunError, MemoryLimitError
 
 DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO})
@@ -101,7 +102,7 @@ def run_command(words: list[str], *, debug: bool, json_lines: bool) -> int:
         return code if isinstance(code, int) else 0
     except Exception as error:  # noqa: BLE001  # the last door: whatever it is gets one line
         if debug:
-            traceback.print_exc()
+            print(printable(traceback.format_exc()), end="", file=sys.stderr)
         known = as_known(error)
         report(known, json_lines=json_lines)
         return known.exit_code
@@ -129,7 +130,7 @@ def report(error: HvliteError, *, json_lines: bool) -> None:
     lines = [f"error: {error.message}"] + ([f"hint: {error.hint}"] if error.hint else [])
     if isinstance(error, InterruptedRunError):
         lines[0] = error.message
-    print(*lines, sep="\n", file=sys.stderr, flush=True)
+    print(*map(printable, lines), sep="\n", file=sys.stderr, flush=True)
     if json_lines:
         fields = {"message": error.message, "hint": error.hint, "exit_code": error.exit_code}
         print(json.dumps({"event": "error", **fields}), flush=True)

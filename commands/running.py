@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from ..display import printable
+
 if TYPE_CHECKING:
     from ..display import Display
     from ..lite.interrupt import StopFlag
@@ -54,7 +56,7 @@ def print_plan(prepared: Prepared, notes: Sequence[str], *, json_lines: bool) ->
         say(json.dumps({"event": "plan", **plan, "memory": plan_json(memory), "notes": list(notes)}))
         return
     for note in notes:
-        print(note, file=sys.stderr)
+        print(printable(note), file=sys.stderr)
     for name, value in plan.items():
         say(f"{name}: {value}")
     say(plan_line(memory))
@@ -74,4 +76,4 @@ def watched(*, json_lines: bool) -> Iterator[tuple[Display, StopFlag]]:
 
 def say(text: object) -> None:
     """One piece of data on stdout, for people or as JSON."""
-    print(text, flush=True)
+    print(printable(str(text)), flush=True)

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
 import sys
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import torch
 
 from hvlite import errors
 from hvlite.cli import main
+from hvlite.lite.video import write_video
 
 MODEL = Path(__file__).parent / "data" / "golden" / "ckpts_official"
 COMMAND = [
@@ -138,3 +141,14 @@ def test_a_tilde_is_the_home_folder_also_behind_an_equals_sign(
     assert "prompt: ~/x\n" in capsys.readouterr().out
     assert main([*request, "--output=~nobody-has-this-name/x.mp4"]) == 2
     assert "~nobody-has-this-name is nobody's home folder" in capsys.readouterr().err
+
+
+def test_a_file_cannot_write_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    video = tmp_path / "a.mp4"
+    write_video(video, [torch.zeros(1, 32, 32, 3, dtype=torch.uint8)], fps=8, settings={"prompt": "\x1b[31mred\x07"})
+    assert main(["inspect", str(video)]) == 0
+    assert "prompt: \\x1b[31mred\\x07" in capsys.readouterr().out
+    assert main(["inspect", str(video), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["settings"]["prompt"] == "\x1b[31mred\x07"
+    assert main(["inspect", f"{tmp_path}/\x1b[31m.mp4", "--debug"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
