@@ -98,9 +98,9 @@ def run_command(words: list[str], *, debug: bool, json_lines: bool) -> int:
     try:
         code = app(args=words, prog_name="hvlite", standalone_mode=False)
         if code == InterruptedRunError.exit_code:  # what Typer makes of Ctrl-C
-            raise InterruptedRunError("stopped before the work began")
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
-    except Exception as error:  # noqa: BLE001  # the last door: whatever it is gets one line
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  # the last door: whatever it is gets one line
         if debug:
             print(printable(traceback.format_exc()), end="", file=sys.stderr)
         known = as_known(error)
@@ -108,10 +108,12 @@ def run_command(words: list[str], *, debug: bool, json_lines: bool) -> int:
         return known.exit_code
 
 
-def as_known(error: Exception) -> HvliteError:
+def as_known(error: BaseException) -> HvliteError:
     """The error as one that a user can meet; what is none of those is a bug of ours."""
     if isinstance(error, HvliteError):
         return error
+    if isinstance(error, KeyboardInterrupt):
+        return InterruptedRunError("stopped before the work began")
     if isinstance(error, USAGE_ERROR):
         command = error.ctx.command_path if error.ctx else "hvlite"
         return ConfigError(" ".join(error.format_message().split()), hint=f"{command} --help lists what there is")

@@ -6,7 +6,9 @@ import errno
 import io
 import json
 import os
+import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -152,3 +154,31 @@ def test_a_file_cannot_write_to_the_terminal(tmp_path: Path, capsys: pytest.Capt
     assert json.loads(capsys.readouterr().out)["settings"]["prompt"] == "\x1b[31mred\x07"
     assert main(["inspect", f"{tmp_path}/\x1b[31m.mp4", "--debug"]) == 2
     assert "\x1b" not in capsys.readouterr().err
+
+
+INTERRUPTED_IMPORT = """
+import signal, sys
+
+class CtrlC:
+    def find_spec(self, name, *_):
+        if name == MODULE:
+            sys.meta_path.remove(self)
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, CtrlC())
+from hvlite.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("module", ["typer", "hvlite.commands.quantize", "hvlite.lite.request.preflight"])
+def test_ctrl_c_while_it_loads(module: str) -> None:
+    code = INTERRUPTED_IMPORT.replace("MODULE", repr(module))
+    command = [sys.executable, "-c", code, "generate", "x", "--device=tpu"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "stopped before the work began\n")
+
+
+def test_the_program_goes_through_that_door() -> None:
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text("utf-8"))
+    assert project["project"]["scripts"] == {"hvlite": "hvlite.__main__:main"}
