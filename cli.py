@@ -26,6 +26,14 @@ from .errors import ConfigError, DiskError, HvliteError, InterruptedRunError, Me
 DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO})
 # Typer raises these for a wrong command line; older versions take the class from click, newer ones carry their own.
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
+# For an error that has no hint of its own, by its exit code.
+USUAL_HINTS = {
+    2: "the --help of the command says what it takes",
+    3: "get the file again from where it came, or name another one",
+    4: "check that disk, or choose another one",
+    5: "`hvlite doctor` says what this machine lacks",
+    6: "fewer --frames or a smaller size needs less",
+}
 
 HELP = """HunyuanVideo on the machine you own: a video from a prompt, without a big graphics card.
 
@@ -129,12 +137,13 @@ def as_known(error: BaseException) -> HvliteError:
 
 def report(error: HvliteError, *, json_lines: bool) -> None:
     """One line that says what was wrong, one that says what to do; for programs an event as well."""
-    lines = [f"error: {error.message}"] + ([f"hint: {error.hint}"] if error.hint else [])
+    hint = error.hint or USUAL_HINTS.get(error.exit_code)
+    lines = [f"error: {error.message}"] + ([f"hint: {hint}"] if hint else [])
     if isinstance(error, InterruptedRunError):
         lines[0] = error.message
     print(*map(printable, lines), sep="\n", file=sys.stderr, flush=True)
     if json_lines:
-        fields = {"message": error.message, "hint": error.hint, "exit_code": error.exit_code}
+        fields = {"message": error.message, "hint": hint, "exit_code": error.exit_code}
         print(json.dumps({"event": "error", **fields}), flush=True)
 
 

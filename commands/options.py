@@ -217,7 +217,7 @@ KeepLatents = Annotated[
     typer.Option(
         "--keep-latents",
         metavar="",
-        help="Keep <output>.hvlite/ for `hvlite decode`.",
+        help="Keep <output>.hvlite/: `hvlite decode` makes the video again from the latents in it.",
         rich_help_panel=RESUME,
         show_default=False,
     ),

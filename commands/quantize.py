@@ -209,7 +209,9 @@ def _model(source: str) -> Path:
     from ..lite.card import demo_root
 
     if not demo_root().is_dir():
-        raise ConfigError("the small model that ships with hvlite is not in this installation")
+        raise ConfigError(
+            "the small model that ships with hvlite is not in this installation", hint="install hvlite from its wheel"
+        )
     return demo_root()
 
 

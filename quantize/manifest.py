@@ -138,7 +138,8 @@ def complete_architecture(stored: TransformerConfig, given: Mapping[str, Any]) -
             )
         if getattr(stored, name) not in (None, value):
             raise ConfigError(
-                f"the model config says {name} = {value!r}; the quantized model has {getattr(stored, name)!r}"
+                f"the model config says {name} = {value!r}; the quantized model has {getattr(stored, name)!r}",
+                hint="leave the field out",
             )
     return replace(stored, **values)
 

@@ -77,6 +77,7 @@ def test_each_error_has_its_code(run: Any, error: BaseException, code: int, word
     said = [line for line in lines if line.startswith("error: ")]
     assert len(said) == 1
     assert words in said[0]
+    assert any(line.startswith("hint: ") for line in lines)
     assert not any("Traceback" in line for line in lines)
 
 

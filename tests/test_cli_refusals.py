@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from hvlite.cli import USUAL_HINTS
 from hvlite.lite.output.encoding import VideoEncoding
 from hvlite.lite.video import write_video
 
@@ -188,7 +189,7 @@ MODELS = [
     generate("unknown model resolution", ["--model-resolution", "4k"], "4k", "540p"),
     generate("model config not there", ["--model-config", "nowhere.json"], "nowhere.json"),
     generate("model config a list", ["--model-config", "list.json"], "object"),
-    generate("model config no JSON", ["--model-config", "prompt.txt"], "prompt.txt", code=3),
+    generate("model config no JSON", ["--model-config", "prompt.txt"], "prompt.txt is not valid JSON"),
 ]
 OFFICIAL = [
     generate(f"official {name} {' '.join(value)}", [name, *value], name)
@@ -231,7 +232,9 @@ OTHERS = [
     Bad("rerun with another model", ["rerun", "finished.mp4", "--model", MODEL], 2, ["another model"]),
     Bad("decode of nothing", ["decode"], 2, ["LATENTS"]),
     Bad("decode of missing latents", ["decode", "nowhere.safetensors"], 2, ["nowhere.safetensors"]),
-    Bad("decode of a text", ["decode", "prompt.txt"], 3, ["prompt.txt"]),
+    Bad("decode of a text", ["decode", "prompt.txt"], 2, ["prompt.txt"]),
+    Bad("decode of a folder", ["decode", "."], 2, ["latents.safetensors", ".hvlite/"]),
+    Bad("decode of a video", ["decode", "finished.mp4"], 2, ["finished.mp4", "latents.safetensors"]),
     Bad("inspect nothing", ["inspect"], 2, ["PATH"]),
     Bad("inspect what is missing", ["inspect", "nowhere"], 2, ["nowhere"]),
     Bad("inspect with NUL", ["inspect", "a\0"], 2, ["PATH", "null"]),
@@ -264,7 +267,10 @@ PLANS = [
 LATE = [
     Bad("compare one", ["compare", "finished.mp4"], 2, ["B"]),
     Bad("compare with what is missing", ["compare", "nowhere.mp4", "gone.mp4"], 2, ["nowhere.mp4"]),
+    Bad("compare with a device", ["compare", "finished.mp4", "/dev/null"], 2, ["/dev/null"]),
+    Bad("compare with a folder", ["compare", "finished.mp4", "folder"], 2, ["folder"]),
     Bad("compare texts", ["compare", "prompt.txt", "prompt.txt"], 2, ["prompt.txt"]),
+    Bad("inspect a text", ["inspect", "prompt.txt"], 3, ["prompt.txt"]),
     Bad("bench an unknown part", ["bench", "speed"], 2, ["speed"]),
     Bad("bench for no time", ["bench", "--minutes", "0"], 2, ["--minutes"]),
     Bad("bench, compare what is missing", ["bench", "--compare", "nowhere.json", "gone.json"], 2, ["nowhere.json"]),
@@ -391,7 +397,10 @@ def test_refused(outcomes: dict[str, dict[str, Any]], bad: Bad) -> None:
         assert word in outcome["err"], outcome["err"]
     lines = outcome["err"].splitlines()
     assert lines[0].startswith("error: ")
-    assert len(lines) <= 2, outcome["err"]
+    assert len(lines) == 2, outcome["err"]
+    assert lines[1].startswith("hint: ")
+    assert "download" not in lines[1]
+    assert lines[1] not in [f"hint: {usual}" for usual in USUAL_HINTS.values()]
     assert "Traceback" not in outcome["err"]
     assert "bug" not in lines[0]
     assert not outcome["out"]

@@ -83,7 +83,7 @@ def _work(options: PlanOptions, card: ModelCard) -> Work:
     check_side("width", width)
     check_frames(frames)
     if not 1 <= steps <= MAX_STEPS:
-        raise ConfigError(f"steps {steps}: must be from 1 to {MAX_STEPS}")
+        raise ConfigError(f"steps {steps}: must be from 1 to {MAX_STEPS}", hint="50 is usual; fewer are faster")
     guided = options.cfg_scale is not None and options.cfg_scale > 1
     return Work(height=height, width=width, frames=frames, steps=steps, guided=guided)
 
