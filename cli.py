@@ -12,20 +12,18 @@ import json
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from .commands import again, batch, bench, compare, doctor, generate, inspect, plan, quantize
-from .commands.command import Command
+from .commands.command import USAGE_ERROR, Command
 from .commands.running import say
 from .commands.streams import lasting_streams, output_error
 from .display import printable
 from .errors import ConfigError, DiskError, HvliteError, InterruptedRunError, MemoryLimitError
 
 DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO})
-# Typer raises these for a wrong command line; older versions take the class from click, newer ones carry their own.
-USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 # For an error that has no hint of its own, by its exit code.
 USUAL_HINTS = {
     2: "the --help of the command says what it takes",

@@ -6,7 +6,7 @@ from typing import Any
 
 import typer
 
-from ..lite.request.official_flags import official_summary, square_size, take_official_flags
+from ..lite.request.official_flags import official_summary, take_official_flags
 from . import options as opt
 from .command import Command
 from .running import run
@@ -31,7 +31,7 @@ class GenerateCommand(Command):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """The arguments that are left; what the flags have to say waits in the context."""
-        left, ctx.meta[NOTES] = take_official_flags(square_size(args))
+        left, ctx.meta[NOTES] = take_official_flags(args)
         return super().parse_args(ctx, left)
 
 

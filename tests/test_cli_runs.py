@@ -298,7 +298,10 @@ def test_inspect_a_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(MODEL)]) == 0
     text = capsys.readouterr().out
     assert "transformer: 120 tensors" in text
-    assert "  img_in.proj.weight BF16 64x16x1x2x2" in text
+    assert "img_in" not in text
+    assert len(text.splitlines()) < 100
+    assert main(["inspect", str(MODEL), "--tensors"]) == 0
+    assert "  img_in.proj.weight BF16 64x16x1x2x2" in capsys.readouterr().out
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
