@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from ..lite.card import named_model
+
 WHAT = "What to show"
 SIZE = "Size and length"
 QUALITY = "Quality"
@@ -229,7 +231,8 @@ Model = Annotated[
         "--model",
         "--model-base",
         metavar="PATH",
-        help="Folder of the model (official, diffusers or hvlite layout). Left out: the small one that ships.",
+        help="Folder of the model (official, diffusers or hvlite layout). Left out, or demo: the small one that ships.",
+        parser=named_model,
         rich_help_panel=MODEL,
     ),
 ]

@@ -183,3 +183,15 @@ def test_ctrl_c_while_it_loads(module: str) -> None:
 def test_the_program_goes_through_that_door() -> None:
     project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text("utf-8"))
     assert project["project"]["scripts"] == {"hvlite": "hvlite.__main__:main"}
+
+
+@pytest.mark.parametrize("command", ["generate x --dry-run", "plan --device cpu"])
+def test_model_demo_is_the_model_that_ships(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    assert main([*command.split(), "--model", "demo"]) == 0
+    assert "hvlite-demo" in capsys.readouterr().out
+    assert main([*command.split(), "--model", "./demo"]) != 0
+    assert main([*command.split(), "--model", "~nobody-has-this-name"]) == 2
