@@ -44,6 +44,8 @@ def print_plan(prepared: Prepared, notes: Sequence[str], *, json_lines: bool) ->
     memory = plan_video(request)
     if not memory.fits:
         raise refusal(memory)
+    if memory.machine.on_cpu and request.precision not in (None, "fp32"):
+        notes = [*notes, f"--precision {request.precision}: a CPU computes in fp32"]
     plan = {
         "model": prepared.card.name,
         **request.config.to_json(),

@@ -78,7 +78,9 @@ class ModelCard:
     latent_rgb: LatentRgb | None = None
 
     def __post_init__(self) -> None:
-        _require(isinstance(self.name, str) and self.name.isprintable() and bool(self.name.strip()), "name: a word or two")
+        _require(
+            isinstance(self.name, str) and self.name.isprintable() and bool(self.name.strip()), "name: a word or two"
+        )
         for field in ("height", "width", "frames", "steps", "fps"):
             value = getattr(self, field)
             _require(_is_int(value) and value >= 1, f"{field}: a whole number from 1")

@@ -195,3 +195,14 @@ def test_model_demo_is_the_model_that_ships(
     assert "hvlite-demo" in capsys.readouterr().out
     assert main([*command.split(), "--model", "./demo"]) != 0
     assert main([*command.split(), "--model", "~nobody-has-this-name"]) == 2
+
+
+def test_what_has_no_effect_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--device", "cpu", "--precision", "bf16", "--neg-prompt", "a dog"]
+    assert main(["generate", "x", "--dry-run", *options]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "the negative prompt has no effect while --cfg-scale is 1",
+        "--precision bf16: a CPU computes in fp32",
+    ]
+    assert main(["generate", "x", "--dry-run", "--device", "cpu", "--precision", "fp32", "--cfg-scale", "2"]) == 0
+    assert capsys.readouterr().err == ""

@@ -99,6 +99,7 @@ def test_latent_rgb_may_be_missing() -> None:
 BAD: dict[str, dict[str, Any]] = {
     "unknown field": {"colour": 1},
     "empty name": {"name": " "},
+    "name for a terminal": {"name": "\x1b[31mred"},
     "odd height": {"height": 65},
     "frames not 4k+1": {"frames": 16},
     "no steps": {"steps": 0},
