@@ -6,25 +6,32 @@ error is one line that says what was wrong and one that says what to do, and the
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import io
 import json
-import os
 import sys
 import traceback
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from .commands import again, batch, bench, compare, doctor, generate, inspect, plan, quantize
+from .commands.command import USAGE_ERROR, Command
 from .commands.running import say
+from .commands.streams import lasting_streams, output_error
+from .display import printable
 from .errors import ConfigError, DiskError, HvliteError, InterruptedRunError, MemoryLimitError
 
 DISK_ERRNOS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG, errno.EIO})
-# Typer raises these for a wrong command line; older versions take the class from click, newer ones carry their own.
-USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
+# For an error that has no hint of its own, by its exit code.
+USUAL_HINTS = {
+    2: "the --help of the command says what it takes",
+    3: "get the file again from where it came, or name another one",
+    4: "check that disk, or choose another one",
+    5: "`hvlite doctor` says what this machine lacks",
+    6: "fewer --frames or a smaller size needs less",
+}
 
 HELP = """HunyuanVideo on the machine you own: a video from a prompt, without a big graphics card.
 
@@ -64,16 +71,16 @@ def hvlite(
 
 
 app.command(cls=generate.GenerateCommand, help=generate.GENERATE_HELP, epilog=generate.OFFICIAL_HELP)(generate.generate)
-app.command(help=again.RERUN_HELP)(again.rerun)
-app.command(help=again.DECODE_HELP)(again.decode)
-app.command(help=inspect.INSPECT_HELP)(inspect.inspect)
-app.command(help=plan.PLAN_HELP)(plan.plan)
-app.command(help=doctor.DOCTOR_HELP)(doctor.doctor)
-app.command(help=quantize.QUANTIZE_HELP)(quantize.quantize)
-app.command(help=quantize.VERIFY_HELP)(quantize.verify)
-app.command(help=batch.BATCH_HELP)(batch.batch)
-app.command(help=bench.BENCH_HELP)(bench.bench)
-app.command(help=compare.COMPARE_HELP)(compare.compare)
+app.command(cls=Command, help=again.RERUN_HELP)(again.rerun)
+app.command(cls=Command, help=again.DECODE_HELP)(again.decode)
+app.command(cls=Command, help=inspect.INSPECT_HELP)(inspect.inspect)
+app.command(cls=Command, help=plan.PLAN_HELP)(plan.plan)
+app.command(cls=Command, help=doctor.DOCTOR_HELP)(doctor.doctor)
+app.command(cls=Command, help=quantize.QUANTIZE_HELP)(quantize.quantize)
+app.command(cls=Command, help=quantize.VERIFY_HELP)(quantize.verify)
+app.command(cls=Command, help=batch.BATCH_HELP)(batch.batch)
+app.command(cls=Command, help=bench.BENCH_HELP)(bench.bench)
+app.command(cls=Command, help=compare.COMPARE_HELP)(compare.compare)
 app.command("version")(inspect.print_version)
 
 
@@ -83,25 +90,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = words[: words.index("--")] if "--" in words else words
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal may not know the letters of a prompt
+    with lasting_streams() as out:
+        code = run_command(words, debug="--debug" in options, json_lines="--json" in options)
+        lost = output_error(out)
+        if lost is not None:
+            report(lost, json_lines=False)
+            code = code or lost.exit_code
+    return code
+
+
+def run_command(words: list[str], *, debug: bool, json_lines: bool) -> int:
+    """The command of these words; what goes wrong is printed and becomes the exit code."""
     try:
         code = app(args=words, prog_name="hvlite", standalone_mode=False)
         if code == InterruptedRunError.exit_code:  # what Typer makes of Ctrl-C
-            raise InterruptedRunError("stopped before the work began")
+            raise KeyboardInterrupt
         return code if isinstance(code, int) else 0
-    except Exception as error:  # noqa: BLE001  # the last door: whatever it is gets one line
-        if "--debug" in options:
-            traceback.print_exc()
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001  # the last door: whatever it is gets one line
+        if debug:
+            print(printable(traceback.format_exc()), end="", file=sys.stderr)
         known = as_known(error)
-        report(known, json_lines="--json" in options)
+        report(known, json_lines=json_lines)
         return known.exit_code
-    finally:
-        close_stdout()
 
 
-def as_known(error: Exception) -> HvliteError:
+def as_known(error: BaseException) -> HvliteError:
     """The error as one that a user can meet; what is none of those is a bug of ours."""
     if isinstance(error, HvliteError):
         return error
+    if isinstance(error, KeyboardInterrupt):
+        return InterruptedRunError("stopped before the work began")
     if isinstance(error, USAGE_ERROR):
         command = error.ctx.command_path if error.ctx else "hvlite"
         return ConfigError(" ".join(error.format_message().split()), hint=f"{command} --help lists what there is")
@@ -117,25 +135,14 @@ def as_known(error: Exception) -> HvliteError:
 
 def report(error: HvliteError, *, json_lines: bool) -> None:
     """One line that says what was wrong, one that says what to do; for programs an event as well."""
-    lines = [f"error: {error.message}"] + ([f"hint: {error.hint}"] if error.hint else [])
+    hint = error.hint or USUAL_HINTS.get(error.exit_code)
+    lines = [f"error: {error.message}"] + ([f"hint: {hint}"] if hint else [])
     if isinstance(error, InterruptedRunError):
         lines[0] = error.message
-    with contextlib.suppress(OSError, ValueError):  # stderr may be closed
-        print(*lines, sep="\n", file=sys.stderr, flush=True)
+    print(*map(printable, lines), sep="\n", file=sys.stderr, flush=True)
     if json_lines:
-        fields = {"message": error.message, "hint": error.hint, "exit_code": error.exit_code}
-        with contextlib.suppress(OSError, ValueError):
-            print(json.dumps({"event": "error", **fields}), flush=True)
-
-
-def close_stdout() -> None:
-    """Flush what is left; a reader that went away is not an error of the run."""
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except ValueError:  # closed by the caller
-        return
+        fields = {"message": error.message, "hint": hint, "exit_code": error.exit_code}
+        print(json.dumps({"event": "error", **fields}), flush=True)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,8 @@ STAGE_NAMES = {"embed": "reading the prompt", "denoise": "denoising", "decode": 
 STOPPING = "stopping after this step; press Ctrl-C again to leave at once"
 PLAIN_INTERVAL_S = 1.0
 RECENT_STEPS = 8
+# C0 and C1 but for tab and line feed: a terminal obeys them. JSON has none of them; it escapes them itself.
+CONTROLS = {code: f"\\x{code:02x}" for code in (*range(9), *range(11, 32), *range(128, 160))}
 
 
 class Display(Protocol):
@@ -167,10 +169,15 @@ class SafeLine:
         if self._stream is None:
             return
         try:
-            self._stream.write(text + "\n")
+            self._stream.write(printable(text) + "\n")
             self._stream.flush()
         except (OSError, ValueError):  # a closed pipe, a closed stream
             self._stream = None
+
+
+def printable(text: str) -> str:
+    """Text from a file or a user as a terminal may have it: control characters are written out, as \\x1b."""
+    return text.translate(CONTROLS)
 
 
 def describe(event: Event) -> str:
@@ -256,7 +263,7 @@ def _live_progress(display: LiveDisplay) -> Progress:
 def _escaped(text: str) -> str:
     from rich.markup import escape
 
-    return escape(text)
+    return escape(printable(text))
 
 
 def _is_terminal(stream: TextIO) -> bool:

@@ -23,6 +23,7 @@ from .errors import CheckpointError, DiskError
 
 JSON_LIMIT_BYTES = 4 * 2**20
 JSON_LIMIT_DEPTH = 64
+_RESTORE = "restore the file as it came, or correct it"
 
 SAME_COMMAND = "run the same command again"  # what goes on with work that is resumed without being asked
 
@@ -215,7 +216,7 @@ def read_error(path: Path, error: OSError) -> CheckpointError | DiskError:
         return CheckpointError(f"{path} may not be read: permission denied", hint="check who owns the file")
     if error.errno == errno.EIO:
         return DiskError(f"cannot read {path}: {error.strerror}", hint=_WRITE_HINTS[errno.EIO])
-    return CheckpointError(f"cannot read {path}: {error.strerror or error}")
+    return CheckpointError(f"cannot read {path}: {error.strerror or error}", hint="check the path")
 
 
 def open_regular(path: Path) -> int:
@@ -228,10 +229,10 @@ def open_regular(path: Path) -> int:
     except OSError as error:
         raise read_error(path, error) from error
     except ValueError as error:
-        raise CheckpointError(f"{path!r} is not a usable path: {error}") from error
+        raise CheckpointError(f"{path!r} is not a usable path: {error}", hint="check the path") from error
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
-        raise CheckpointError(f"{path} is not a regular file")
+        raise CheckpointError(f"{path} is not a regular file", hint="give the path of a file")
     return fd
 
 
@@ -253,7 +254,10 @@ def read_limited(path: Path, limit_bytes: int) -> bytes:
         except OSError as error:
             raise read_error(path, error) from error
     if len(data) > limit_bytes:
-        raise CheckpointError(f"{path} is larger than {limit_bytes} bytes, the most that is read of such a file")
+        raise CheckpointError(
+            f"{path} is larger than {limit_bytes} bytes, the most that is read of such a file",
+            hint=_RESTORE,
+        )
     return data
 
 
@@ -266,9 +270,9 @@ def read_json(path: Path | str, limit_bytes: int = JSON_LIMIT_BYTES, limit_depth
     try:
         value = parse_json(read_limited(path, limit_bytes))
     except (ValueError, RecursionError) as error:
-        raise CheckpointError(f"{path} is not valid JSON: {error}") from error
+        raise CheckpointError(f"{path} is not valid JSON: {error}", hint=_RESTORE) from error
     if _depth(value) > limit_depth:
-        raise CheckpointError(f"{path} is nested more than {limit_depth} levels deep")
+        raise CheckpointError(f"{path} is nested more than {limit_depth} levels deep", hint=_RESTORE)
     return value
 
 

@@ -18,7 +18,7 @@ hvlite rerun cat.mp4 --lossless --output cat.mkv --model hunyuan-fp8"""
 
 DECODE_HELP = """Make the video from final latents: of --keep-latents, or of a run that failed while decoding.
 
-hvlite decode cat.mp4.hvlite/latents.safetensors --model hunyuan-fp8
+hvlite decode cat.mp4.hvlite --model hunyuan-fp8
 
 hvlite decode cat.mp4.hvlite/latents.safetensors --model hunyuan-fp8 --device cpu --png --output frames"""
 
@@ -63,7 +63,7 @@ def rerun(
 
 def decode(
     latents: Annotated[
-        Path, typer.Argument(metavar="LATENTS", help="latents.safetensors of a run's <output>.hvlite/.")
+        Path, typer.Argument(metavar="LATENTS", help="The <output>.hvlite/ of a run, or the latents.safetensors in it.")
     ],
     output: opt.Output = None,
     fps: opt.Fps = None,

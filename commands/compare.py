@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from ..display import SafeLine
 from . import options as opt
 from .paths import require_path
+from .running import say
 
 COMPARE_HELP = """Compare two videos of one size and length: PSNR, SSIM, LPIPS where installed, flicker.
 
@@ -40,4 +39,4 @@ def compare(
     from ..benchmarks.video_compare import compare_files
 
     found = compare_files(first, second, sheet)
-    SafeLine(sys.stdout).write(json.dumps(found.to_json()) if json_lines else found.text())
+    say(json.dumps(found.to_json()) if json_lines else found.text())

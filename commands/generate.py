@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import typer
-from typer.core import TyperCommand
 
-from ..lite.request.official_flags import official_summary, square_size, take_official_flags
+from ..lite.request.official_flags import official_summary, take_official_flags
 from . import options as opt
+from .command import Command
 from .running import run
 
 NOTES = "hvlite.notes"
@@ -26,12 +26,12 @@ OFFICIAL_HELP = f"""The flags of the official command work as well. Of these, hv
 {official_summary()}. Any other value is refused with the reason."""
 
 
-class GenerateCommand(TyperCommand):
+class GenerateCommand(Command):
     """`generate` as Typer parses it, after the official flags with one possible value are checked and taken out."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """The arguments that are left; what the flags have to say waits in the context."""
-        left, ctx.meta[NOTES] = take_official_flags(square_size(args))
+        left, ctx.meta[NOTES] = take_official_flags(args)
         return super().parse_args(ctx, left)
 
 

@@ -16,13 +16,23 @@ INSPECT_HELP = """Print what is inside: a video's settings, or a model's parts, 
 
 hvlite inspect cat.mp4
 
+hvlite inspect ckpts --tensors
+
 hvlite inspect ckpts --json"""
+
+Tensors = Annotated[
+    bool,
+    typer.Option(
+        "--tensors", metavar="", help="Of a model: also every tensor, its dtype and shape.", show_default=False
+    ),
+]
 
 
 def inspect(
     path: Annotated[Path, typer.Argument(metavar="PATH", help="A video that hvlite made, latents, or a model.")],
     dit_weight: opt.DitWeight = None,
     model_config: opt.ModelConfig = None,
+    tensors: Tensors = False,
     json_lines: opt.JsonLines = False,
     debug: opt.Debug = False,
 ) -> None:
@@ -30,7 +40,7 @@ def inspect(
     from ..lite.inspection import inspect_path, readable
 
     found = inspect_path(path, dit_weight=dit_weight, model_config_file=model_config)
-    say(json.dumps(found, ensure_ascii=True) if json_lines else readable(found))
+    say(json.dumps(found, ensure_ascii=True) if json_lines else readable(found, tensors=tensors))
 
 
 def print_version() -> None:

@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from ..lite.card import named_model
+
 WHAT = "What to show"
 SIZE = "Size and length"
 QUALITY = "Quality"
@@ -217,7 +219,7 @@ KeepLatents = Annotated[
     typer.Option(
         "--keep-latents",
         metavar="",
-        help="Keep <output>.hvlite/ for `hvlite decode`.",
+        help="Keep <output>.hvlite/: `hvlite decode` makes the video again from the latents in it.",
         rich_help_panel=RESUME,
         show_default=False,
     ),
@@ -229,7 +231,8 @@ Model = Annotated[
         "--model",
         "--model-base",
         metavar="PATH",
-        help="Folder of the model (official, diffusers or hvlite layout). Left out: the small one that ships.",
+        help="Folder of the model (official, diffusers or hvlite layout). Left out, or demo: the small one that ships.",
+        parser=named_model,
         rich_help_panel=MODEL,
     ),
 ]

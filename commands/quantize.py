@@ -14,6 +14,7 @@ from ..display import SafeLine, duration
 from ..errors import CheckpointError, ConfigError, InterruptedRunError
 from . import options as opt
 from .paths import require_path
+from .running import say
 
 if TYPE_CHECKING:
     from ..quantize.convert import Progress, QuantizeResult
@@ -208,7 +209,9 @@ def _model(source: str) -> Path:
     from ..lite.card import demo_root
 
     if not demo_root().is_dir():
-        raise ConfigError("the small model that ships with hvlite is not in this installation")
+        raise ConfigError(
+            "the small model that ships with hvlite is not in this installation", hint="install hvlite from its wheel"
+        )
     return demo_root()
 
 
@@ -251,10 +254,10 @@ def _print_result(result: QuantizeResult, *, json_lines: bool) -> None:
     from ..quantize.report import report_table
 
     if json_lines:
-        _say(json.dumps({"event": "finished", "output": str(result.output), **_summary(result)}))
+        say(json.dumps({"event": "finished", "output": str(result.output), **_summary(result)}))
         return
     for line in report_table(result.report):
-        _say(line)
+        say(line)
     state = "was finished already" if result.already_finished else "is finished"
     SafeLine(sys.stderr).write(f"{result.output} {state}; report.json and report.png have every weight")
 
@@ -271,15 +274,11 @@ def _summary(result: QuantizeResult) -> dict[str, Any]:
 
 def _print_verified(result: VerifyResult, folder: Path, *, json_lines: bool) -> None:
     if json_lines:
-        _say(json.dumps({"event": "verified", **result.to_json()}))
+        say(json.dumps({"event": "verified", **result.to_json()}))
         return
     for problem in result.problems:
-        _say(problem)
+        say(problem)
     for layer in sorted(result.errors, key=lambda error: -error.quality.relative_error)[:10]:
-        _say(f"{layer.part}/{layer.name:<60} {layer.scheme:<6} relative error {layer.quality.relative_error:.5f}")
+        say(f"{layer.part}/{layer.name:<60} {layer.scheme:<6} relative error {layer.quality.relative_error:.5f}")
     if result.ok:
-        _say(f"{folder}: {result.files} files, {result.nbytes / 1e9:.2f} GB and {result.weights} weights are right")
-
-
-def _say(text: str) -> None:
-    SafeLine(sys.stdout).write(text)
+        say(f"{folder}: {result.files} files, {result.nbytes / 1e9:.2f} GB and {result.weights} weights are right")

@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
+from ..display import printable
+
 if TYPE_CHECKING:
     from ..display import Display
     from ..lite.interrupt import StopFlag
@@ -42,6 +44,8 @@ def print_plan(prepared: Prepared, notes: Sequence[str], *, json_lines: bool) ->
     memory = plan_video(request)
     if not memory.fits:
         raise refusal(memory)
+    if memory.machine.on_cpu and request.precision not in (None, "fp32"):
+        notes = [*notes, f"--precision {request.precision}: a CPU computes in fp32"]
     plan = {
         "model": prepared.card.name,
         **request.config.to_json(),
@@ -54,7 +58,7 @@ def print_plan(prepared: Prepared, notes: Sequence[str], *, json_lines: bool) ->
         say(json.dumps({"event": "plan", **plan, "memory": plan_json(memory), "notes": list(notes)}))
         return
     for note in notes:
-        print(note, file=sys.stderr)
+        print(printable(note), file=sys.stderr)
     for name, value in plan.items():
         say(f"{name}: {value}")
     say(plan_line(memory))
@@ -73,6 +77,5 @@ def watched(*, json_lines: bool) -> Iterator[tuple[Display, StopFlag]]:
 
 
 def say(text: object) -> None:
-    """One piece of data on stdout; a reader that went away is not an error of ours."""
-    with contextlib.suppress(BrokenPipeError):
-        print(text, flush=True)
+    """One piece of data on stdout, for people or as JSON."""
+    print(printable(str(text)), flush=True)

@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ..errors import CheckpointError
+from ..errors import CheckpointError, ConfigError
 from ..files import read_json
 
 CARD_NAME = "hvlite_card.json"
@@ -78,7 +78,9 @@ class ModelCard:
     latent_rgb: LatentRgb | None = None
 
     def __post_init__(self) -> None:
-        _require(isinstance(self.name, str) and bool(self.name.strip()), "name: a word or two")
+        _require(
+            isinstance(self.name, str) and self.name.isprintable() and bool(self.name.strip()), "name: a word or two"
+        )
         for field in ("height", "width", "frames", "steps", "fps"):
             value = getattr(self, field)
             _require(_is_int(value) and value >= 1, f"{field}: a whole number from 1")
@@ -121,6 +123,17 @@ def load_card(model: Path | None) -> ModelCard:
             f"{path}: not a valid model card ({error.message})",
             hint="restore the file that came with the model, or remove it to use the 13B model's defaults",
         ) from None
+
+
+def named_model(model: Path | str | None) -> Path | None:
+    """The folder or file meant; None for the model that ships, which the word `demo` names as well.
+
+    A folder of that name is `./demo`, or in Python Path("demo"). ConfigError for the home folder of nobody.
+    """
+    try:
+        return None if model is None or model == "demo" else Path(model).expanduser()
+    except RuntimeError:
+        raise ConfigError(f"{model}: there is no such home folder", hint="check the path") from None
 
 
 def demo_root() -> Path:

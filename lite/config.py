@@ -25,6 +25,20 @@ PRECISIONS = ("fp32", "bf16", "fp16")
 DEVICES = ("auto", "cpu", "cuda")
 ON_NONFINITE_CHOICES = ("stop", "retry")
 LINEAR_CHOICES = ("auto", "w8a8", "dequantize")
+# What to give instead of a number that cannot be; the usual ones are those of the released 13B model.
+_USUAL = {
+    "height": "pixels, as in 720",
+    "width": "pixels, as in 1280",
+    "frames": "4k+1, as in 129",
+    "steps": "50 is usual; fewer are faster",
+    "seed": "a whole number from 0 to 2**63-1; left out, one is drawn",
+    "fps": "24 is usual, whole numbers only",
+    "guidance_scale": "6 is usual",
+    "cfg_scale": "1 is off; above 1 every step takes twice as long",
+    "flow_shift": "7 is usual",
+    "preview_every": "a whole number of steps, as in 5",
+    "threads": "left out, torch chooses",
+}
 
 
 @dataclass(frozen=True)
@@ -60,7 +74,7 @@ class GenerateConfig:
             self._set(name, _finite(name, getattr(self, name)))
         for name in ("flow_reverse", "vae_tiling"):
             if not isinstance(getattr(self, name), bool):
-                raise ConfigError(f"{name} must be true or false, not {getattr(self, name)!r}")
+                raise ConfigError(f"{name} must be true or false, not {getattr(self, name)!r}", hint="as in JSON")
         self._check_ranges()
 
     @classmethod
@@ -208,7 +222,7 @@ def draw_seed() -> int:
 
 def _check_int(name: str, value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int):
-        raise ConfigError(f"{name} must be a whole number, not {value!r}")
+        raise ConfigError(f"{name} must be a whole number, not {value!r}", hint=_USUAL.get(name))
 
 
 def _finite(name: str, value: object) -> float:
@@ -217,13 +231,13 @@ def _finite(name: str, value: object) -> float:
     except OverflowError:
         number = math.inf
     if not math.isfinite(number):
-        raise ConfigError(f"{name} must be a finite number, not {value!r}")
+        raise ConfigError(f"{name} must be a finite number, not {value!r}", hint=_USUAL.get(name))
     return number
 
 
 def _check_range(name: str, value: float, low: float, high: float) -> None:
     if not low <= value <= high:
-        raise ConfigError(f"{name} {value}: must be from {low} to {high}")
+        raise ConfigError(f"{name} {value}: must be from {low} to {high}", hint=_USUAL.get(name))
 
 
 def _check_running(precision: str | None, device: str, threads: int | None) -> None:

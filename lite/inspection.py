@@ -55,8 +55,8 @@ def inspect_model(
     return {"kind": "model", "path": str(path), "name": load_card(path).name, "layout": files.layout, "parts": parts}
 
 
-def readable(found: Mapping[str, Any]) -> str:
-    """The same for people: the facts, then for a model its parts, then every key."""
+def readable(found: Mapping[str, Any], *, tensors: bool = False) -> str:
+    """The same for people: the facts, then for a model its parts; with `tensors` also every tensor."""
     lines = [f"{name}: {_text(value)}" for name, value in found.items() if name not in ("parts", "settings")]
     settings = found.get("settings")
     lines += [f"  {name}: {_text(value)}" for name, value in (settings or {}).items()]
@@ -66,7 +66,7 @@ def readable(found: Mapping[str, Any]) -> str:
         size = f"{part['bytes'] / 2**20:,.1f} MiB"
         lines += ["", f"{part['part']}: {part['tensors']} tensors, {size}, {_text(part['dtypes'])}"]
         lines += [f"  {name}: {_text(value)}" for name, value in part["config"].items() if not isinstance(value, dict)]
-    for part in found.get("parts", ()):
+    for part in found.get("parts", ()) if tensors else ():
         lines += ["", f"{part['part']} keys ({part['names_layout']} names in the file):"]
         lines += [f"  {key['name']} {key['dtype']} {_text(key['shape'])}" for key in part["keys"]]
     return "\n".join(lines)

@@ -18,7 +18,7 @@ from .. import __version__
 from ..errors import NonFiniteError
 from ..quantize.source import locate
 from .arrangement import Arrangement, DecodeArrangement, accepted, plan_decode, work_of
-from .card import demo_root, load_card
+from .card import demo_root, load_card, named_model
 from .config import GenerateConfig
 from .device import cap_device_memory, choose_dtypes, memory_errors, probe_device
 from .encoders.prompt_cache import PromptCache
@@ -55,10 +55,15 @@ class Video:
 
     def save(self, path: Path | str, *, encoding: VideoEncoding | None = None, force: bool = False) -> Path:
         """Write an mp4 (or what `encoding` says) with the settings inside; replacing a file needs `force`."""
+        path = Path(path).expanduser()
         write_video(
             path, [self.frames], fps=self.settings["fps"], settings=self.settings, encoding=encoding, force=force
         )
-        return Path(path)
+        return path
+
+    def __repr__(self) -> str:
+        frames, height, width, _ = self.frames.shape
+        return f"<Video: {frames} frames of {height}x{width}, {self.settings.get('prompt')!r:.60}>"
 
 
 class Pipeline:
@@ -242,7 +247,7 @@ def load(
     prompt_cache: bool = True,
     on_event: Listener = ignore,
 ) -> Pipeline:
-    """A pipeline for a model folder (official, diffusers, hvlite); None is the model that ships with hvlite.
+    """A pipeline for a model folder (official, diffusers, hvlite); None or "demo" is the one that ships with hvlite.
 
     `device`: auto, cpu or cuda. `precision` of the transformer on a GPU: bf16 (default), fp16, fp32; a CPU computes
     in fp32. `dit_weight`: another file for the transformer. `config`: official transformer field names, winning over
@@ -257,7 +262,7 @@ def load(
     UnsupportedDeviceError.
     """
     return_freed_memory()
-    root = demo_root() if path is None else Path(path)
+    root = named_model(path) or demo_root()
     info = probe_device(device)
     parts = ModelParts(
         locate(root, dit_weight=None if dit_weight is None else Path(dit_weight)),

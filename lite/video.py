@@ -38,12 +38,14 @@ def check_output(path: Path, encoding: VideoEncoding, *, force: bool = False) ->
     encoding.check_name(path)
     is_folder = os.path.isdir(path)
     if is_folder and encoding.kind != "png":
-        raise ConfigError(f"{path} is a folder, not a file", hint="choose another --output")
+        raise ConfigError(f"{path} is a folder, not a file", hint="choose another name")
     existing = describe_existing(path)
     if existing.kind == "foreign" and is_folder:
-        raise ConfigError(f"{path} is a folder of other files; it is not replaced", hint="choose another --output")
+        raise ConfigError(f"{path} is a folder of other files; it is not replaced", hint="choose another name")
     if existing.kind in ("finished", "foreign") and not force:
-        raise ConfigError(f"{path} exists already", hint="choose another --output, or replace it with --force")
+        raise ConfigError(
+            f"{path} exists already", hint="choose another name; --force (in Python force=True) replaces it"
+        )
     if is_folder:
         check_frame_folder(path)
 

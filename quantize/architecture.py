@@ -9,6 +9,8 @@ from dataclasses import dataclass
 
 from ..errors import ConfigError
 
+_FIELDS = "13B: hidden_size 3072, heads_num 24, rope_dim_list [16, 56, 56]"
+
 
 @dataclass(frozen=True, kw_only=True)
 class TransformerConfig:
@@ -39,9 +41,11 @@ class TransformerConfig:
         for name in ("mm_double_blocks_depth", "mm_single_blocks_depth", "refiner_depth"):
             _require_positive(name, getattr(self, name), zero=True)
         if self.hidden_size % self.heads_num:
-            raise ConfigError(f"hidden_size {self.hidden_size} is not a multiple of heads_num {self.heads_num}")
+            raise ConfigError(
+                f"hidden_size {self.hidden_size} is not a multiple of heads_num {self.heads_num}", hint=_FIELDS
+            )
         if self.qk_norm not in ("rms", None):
-            raise ConfigError(f"qk_norm {self.qk_norm!r} is not supported; expected 'rms' or null")
+            raise ConfigError(f"qk_norm {self.qk_norm!r} is not supported", hint="expected 'rms' or null")
         if self.rope_dim_list is not None:
             _check_rope(self.rope_dim_list, self.head_dim)
 
@@ -86,11 +90,12 @@ class VaeConfig:
 
 def _require_positive(name: str, value: int, *, zero: bool = False) -> None:
     if value < (0 if zero else 1):
-        raise ConfigError(f"{name} is {value}; expected {'zero or more' if zero else 'one or more'}")
+        raise ConfigError(f"{name} is {value}", hint=f"expected {'zero or more' if zero else 'one or more'}")
 
 
 def _check_rope(axes: tuple[int, int, int], head_dim: int) -> None:
     if len(axes) != 3 or any(dim < 0 or dim % 2 for dim in axes) or sum(axes) != head_dim:
         raise ConfigError(
-            f"rope_dim_list {list(axes)} does not fit head_dim {head_dim}; expected 3 even numbers that sum to it"
+            f"rope_dim_list {list(axes)} does not fit head_dim {head_dim}; expected 3 even numbers that sum to it",
+            hint=_FIELDS,
         )

@@ -32,7 +32,9 @@ def check_folders(options: QuantizeOptions) -> None:
             f"the output {output} and the source {source} lie in each other", hint="choose another output folder"
         )
     if output.exists() and not output.is_dir():
-        raise ConfigError(f"{output} is a file; expected a folder, or a name that is free")
+        raise ConfigError(
+            f"{output} is a file; expected a folder, or a name that is free", hint="choose another OUTPUT"
+        )
 
 
 def open_sources(files: ModelFiles, options: QuantizeOptions, stack: ExitStack) -> Sources:

@@ -29,8 +29,8 @@ from ..files import (
     write_atomic,
     write_error,
 )
+from .readers.unfinished import WORK_FOLDER
 
-WORK_FOLDER = ".quantize"
 _JOURNAL = "journal.jsonl"
 _LOCK = "lock"
 _LIMIT_BYTES = 1 << 28

@@ -92,14 +92,16 @@ class Lora:
 def open_loras(texts: tuple[str, ...], source: TransformerSource | None) -> tuple[Lora, ...]:
     """Open "FILE" or "FILE:scale" arguments for a transformer. Raises ConfigError, CheckpointError."""
     if texts and source is None:
-        raise ConfigError("a LoRA changes the transformer, which is not converted here")
+        raise ConfigError(
+            "a LoRA changes the transformer, which is not converted here", hint="leave --part out, or --lora"
+        )
     return tuple(_open(text, source) for text in texts if source is not None)
 
 
 def _open(text: str, source: TransformerSource) -> Lora:
     path, multiplier = parse_argument(text)
     if path.suffix != ".safetensors":
-        raise ConfigError(f"{path}: only LoRAs in safetensors files are read")
+        raise ConfigError(f"{path}: only LoRAs in safetensors files are read", hint="ask for its .safetensors")
     file = open_safetensors(path)
     try:
         return Lora(file, multiplier, source)
@@ -118,7 +120,7 @@ def parse_argument(text: str) -> tuple[Path, float]:
     except ValueError:
         value = float("nan")
     if not abs(value) <= 100:
-        raise ConfigError(f"{scale!r} is no LoRA scale; expected FILE or FILE:scale with a number from -100 to 100")
+        raise ConfigError(f"{scale!r} is no LoRA scale", hint="FILE, or FILE:SCALE with a number from -100 to 100")
     return Path(name).expanduser(), value
 
 

@@ -14,12 +14,14 @@ from ..errors import CheckpointError, ConfigError
 from ..files import read_json, safe_member
 from .architecture import TransformerConfig
 from .readers.locate import MANIFEST
+from .readers.unfinished import refuse_without_manifest
 from .scheme import SCHEMES
 
 FORMAT_VERSION = 1
 REPORT = "report.json"
 PICTURE = "report.png"
 SKIP_KEY = "hvlite_skipped_layers"  # in the language model's config.json
+_MAKE = "hvlite quantize MODEL FOLDER makes one; check the path"
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_FILES = 4096
 _MAX_LAYERS = 1024
@@ -57,6 +59,9 @@ class Manifest:
 def read_manifest(root: Path | str) -> Manifest:
     """Read and check hvlite.json. CheckpointError naming the file and what is wrong."""
     path = Path(root) / MANIFEST
+    if not path.exists():
+        refuse_without_manifest(path.parent)
+        raise CheckpointError(f"{root} is not a folder that hvlite quantize made: it has no {MANIFEST}", hint=_MAKE)
     value = read_json(path)
     if not isinstance(value, dict) or value.get("format") != "hvlite":
         raise CheckpointError(f"{path} is not the manifest of an hvlite model")
@@ -133,7 +138,8 @@ def complete_architecture(stored: TransformerConfig, given: Mapping[str, Any]) -
             )
         if getattr(stored, name) not in (None, value):
             raise ConfigError(
-                f"the model config says {name} = {value!r}; the quantized model has {getattr(stored, name)!r}"
+                f"the model config says {name} = {value!r}; the quantized model has {getattr(stored, name)!r}",
+                hint="leave the field out",
             )
     return replace(stored, **values)
 

@@ -32,9 +32,9 @@ class QuantizeOptions:
     def __post_init__(self) -> None:
         unknown = sorted(set(self.parts) - set(PARTS))
         if unknown:
-            raise ConfigError(f"there is no part {unknown[0]!r}; expected some of {', '.join(PARTS)}")
+            raise ConfigError(f"there is no part {unknown[0]!r}", hint=f"expected some of {', '.join(PARTS)}")
         if self.workers is not None and self.workers < 1:
-            raise ConfigError(f"{self.workers} worker threads; expected one or more")
+            raise ConfigError(f"{self.workers} worker threads", hint="one or more; left out, one a core")
 
 
 @dataclass(frozen=True)

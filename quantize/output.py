@@ -12,8 +12,9 @@ from typing import Any
 from ..errors import CheckpointError, ConfigError
 from ..files import fsync_dir, make_folder, remove_file, remove_folder, sha256_file
 from .format import MANIFEST, PICTURE, REPORT, Manifest, read_manifest
-from .journal import WORK_FOLDER, FileRecord, FolderLock, Journal
+from .journal import FileRecord, FolderLock, Journal
 from .plan import FilePlan
+from .readers.unfinished import WORK_FOLDER
 
 _PART = re.compile(r"\.[0-9a-f]{16}\.part")
 _FOLDERS = ("transformer", "text_encoder", "text_encoder_2", "vae", "tokenizer", "tokenizer_2")

@@ -138,7 +138,7 @@ def make_recipe(names: Mapping[str, str], path: Path | None = None) -> Recipe:
         known = builtin_recipes(part)
         name = names.get(part, next(iter(known)))
         if name not in known:
-            raise ConfigError(f"{name!r} is not a recipe for the {part}; expected one of {', '.join(known)}")
+            raise ConfigError(f"{name!r} is not a recipe for the {part}", hint=f"expected one of {', '.join(known)}")
         recipe[part] = PartRecipe(part, (*own.get(part, ()), *known[name].patterns), known[name].default)
     return recipe
 
@@ -153,7 +153,10 @@ def load_recipe(path: Path) -> dict[str, tuple[tuple[str, Choice], ...]]:
         ) from error
     unknown = sorted(set(tables) - set(PARTS))
     if unknown or not all(isinstance(table, dict) for table in tables.values()):
-        raise ConfigError(f"{path} holds {', '.join(unknown) or 'values'} outside of the tables {', '.join(PARTS)}")
+        raise ConfigError(
+            f"{path} holds {', '.join(unknown) or 'values'} outside of its tables",
+            hint=f"the tables are {', '.join(PARTS)}",
+        )
     return {
         part: tuple((name, _choice(path, name, text)) for name, text in table.items()) for part, table in tables.items()
     }

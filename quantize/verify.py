@@ -15,12 +15,12 @@ from ..errors import CheckpointError
 from ..files import sha256_file
 from .encode import SLICE_ELEMENTS, check_usable
 from .format import MANIFEST, HvliteSource, Manifest, open_hvlite_text_encoder, open_hvlite_transformer, read_manifest
-from .journal import WORK_FOLDER
 from .lora import Lora, open_loras
 from .manifest import stored_path
 from .quality import ErrorSums, Quality
 from .readers.text_source import open_text_encoder, open_text_encoder_2
 from .readers.transformer_source import TransformerSource, open_transformer
+from .readers.unfinished import WORK_FOLDER
 from .readers.vae_source import open_vae
 from .readers.weight_source import WeightSource
 

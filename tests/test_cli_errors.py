@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import errno
 import io
+import json
 import os
+import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from typing import Any, NoReturn
 
 import pytest
+import torch
 
 from hvlite import errors
 from hvlite.cli import main
+from hvlite.lite.video import write_video
 
 MODEL = Path(__file__).parent / "data" / "golden" / "ckpts_official"
 COMMAND = [
@@ -72,6 +77,7 @@ def test_each_error_has_its_code(run: Any, error: BaseException, code: int, word
     said = [line for line in lines if line.startswith("error: ")]
     assert len(said) == 1
     assert words in said[0]
+    assert any(line.startswith("hint: ") for line in lines)
     assert not any("Traceback" in line for line in lines)
 
 
@@ -120,3 +126,83 @@ def test_a_terminal_that_lacks_the_letters(monkeypatch: pytest.MonkeyPatch, tmp_
         monkeypatch.setattr(sys, "stdout", stdout)
         assert main(["generate", "a 猫", "--model", str(MODEL), "--dry-run"]) == 0
         assert b"prompt: a \\u732b" in written.getvalue()
+
+
+def test_a_tilde_is_the_home_folder_also_behind_an_equals_sign(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "home" / "videos").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    request = ["generate", "x", "--video-size", "32", "48", "--dry-run"]
+    assert main([*request, "--output=~/videos/x.mp4"]) == 0
+    assert f"output: {tmp_path}/home/videos/x.mp4\n" in capsys.readouterr().out
+    assert main([*request, "--save-path=~/videos"]) == 0
+    assert f"output: {tmp_path}/home/videos/x_seed" in capsys.readouterr().out
+    assert main([*request, "--prompt-file=~/none.txt"]) == 2
+    assert main(["generate", "~/x", "--dry-run"]) == 0
+    assert "prompt: ~/x\n" in capsys.readouterr().out
+    assert main([*request, "--output=~nobody-has-this-name/x.mp4"]) == 2
+    assert "~nobody-has-this-name is nobody's home folder" in capsys.readouterr().err
+
+
+def test_a_file_cannot_write_to_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    video = tmp_path / "a.mp4"
+    write_video(video, [torch.zeros(1, 32, 32, 3, dtype=torch.uint8)], fps=8, settings={"prompt": "\x1b[31mred\x07"})
+    assert main(["inspect", str(video)]) == 0
+    assert "prompt: \\x1b[31mred\\x07" in capsys.readouterr().out
+    assert main(["inspect", str(video), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["settings"]["prompt"] == "\x1b[31mred\x07"
+    assert main(["inspect", f"{tmp_path}/\x1b[31m.mp4", "--debug"]) == 2
+    assert "\x1b" not in capsys.readouterr().err
+
+
+INTERRUPTED_IMPORT = """
+import signal, sys
+
+class CtrlC:
+    def find_spec(self, name, *_):
+        if name == MODULE:
+            sys.meta_path.remove(self)
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, CtrlC())
+from hvlite.__main__ import main
+sys.exit(main())
+"""
+
+
+@pytest.mark.parametrize("module", ["typer", "hvlite.commands.quantize", "hvlite.lite.request.preflight"])
+def test_ctrl_c_while_it_loads(module: str) -> None:
+    code = INTERRUPTED_IMPORT.replace("MODULE", repr(module))
+    command = [sys.executable, "-c", code, "generate", "x", "--device=tpu"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (130, "stopped before the work began\n")
+
+
+def test_the_program_goes_through_that_door() -> None:
+    project = tomllib.loads((Path(__file__).parent.parent / "pyproject.toml").read_text("utf-8"))
+    assert project["project"]["scripts"] == {"hvlite": "hvlite.__main__:main"}
+
+
+@pytest.mark.parametrize("command", ["generate x --dry-run", "plan --device cpu"])
+def test_model_demo_is_the_model_that_ships(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "demo").mkdir()
+    assert main([*command.split(), "--model", "demo"]) == 0
+    assert "hvlite-demo" in capsys.readouterr().out
+    assert main([*command.split(), "--model", "./demo"]) != 0
+    assert main([*command.split(), "--model", "~nobody-has-this-name"]) == 2
+
+
+def test_what_has_no_effect_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--device", "cpu", "--precision", "bf16", "--neg-prompt", "a dog"]
+    assert main(["generate", "x", "--dry-run", *options]) == 0
+    assert capsys.readouterr().err.splitlines() == [
+        "the negative prompt has no effect while --cfg-scale is 1",
+        "--precision bf16: a CPU computes in fp32",
+    ]
+    assert main(["generate", "x", "--dry-run", "--device", "cpu", "--precision", "fp32", "--cfg-scale", "2"]) == 0
+    assert capsys.readouterr().err == ""

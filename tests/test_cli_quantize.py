@@ -119,3 +119,42 @@ def test_a_folder_called_demo_is_named_with_a_dot(
     assert main(["quantize", f".{os.sep}demo", "out", "--part", "vae"]) == 0
     assert main(["verify", "out", "--source", str(golden / "ckpts_official")]) == 0
     assert main(["verify", "out", "--source", "demo"]) == (3 if demo_root().is_dir() else 2)
+
+
+def test_a_conversion_that_was_killed_is_called_unfinished(
+    golden: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out"
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(golden / "ckpts_official"), str(out)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    assert len(list((out / "transformer").glob("*.safetensors"))) >= 3
+    for command in ("generate x --model", "inspect", "verify", "plan --model"):
+        assert main([*command.split(), str(out)]) == 3
+        err = capfd.readouterr().err
+        assert f"{out} is an unfinished conversion" in err
+        assert f"hint: the `hvlite quantize ... {out}` that began it goes on" in err
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from hvlite.quantize.convert import QuantizeOptions, run_quantize
+
+def die(progress):
+    if progress.files_done == 5:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+source, output = map(Path, sys.argv[1:])
+run_quantize(QuantizeOptions(source=source, output=output, parts=("transformer",), workers=1), die)
+"""
+
+
+@pytest.mark.parametrize("command", ["inspect", "verify"])
+def test_a_converted_folder_that_lost_its_manifest(
+    golden: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], command: str
+) -> None:
+    out = tmp_path / "out"
+    assert main(["quantize", str(golden / "ckpts_official"), str(out), "--part", "transformer"]) == 0
+    (out / "hvlite.json").unlink()
+    assert main([command, str(out)]) == 3
+    assert "a converted model without its hvlite.json" in capfd.readouterr().err

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 
+from hvlite.cli import USUAL_HINTS
 from hvlite.lite.output.encoding import VideoEncoding
 from hvlite.lite.video import write_video
 
@@ -92,6 +93,8 @@ NUMBERS = [
     generate("size negative", ["--video-size", "-32", "48"], "height -32"),
     generate("size huge", ["--video-size", str(2**31), "48"], "height 2147483648", "8192"),
     generate("size beyond 64 bits", ["--video-size", str(10**30), "48"], "height"),
+    generate("size half a pair", ["--size", "80x"], "--size 720 1280"),
+    generate("size alone", ["--size"], "2 arguments", "--size 720 1280"),
     generate("size no number", ["--video-size", "big", "48"], "--video-size"),
     generate("size and resolution", ["--resolution", "720p"], "exclude"),
     Bad("unknown resolution", ["generate", "a cat", "--model", MODEL, "--resolution", "4k"], 2, ["4k", "720p"]),
@@ -140,15 +143,15 @@ OUTPUTS = [
     generate("save path a file", ["--save-path", "prompt.txt"], "prompt.txt"),
     generate("save path below a file", ["--save-path", "prompt.txt/a/b"], "prompt.txt"),
     generate("output and save path", ["--output", "a.mp4", "--save-path", "b"], "exclude"),
-    generate("name too long", ["--output", "x" * 240 + ".mp4"], "too long"),
+    generate("name too long", ["--output", "x" * 240 + ".mp4"], "--output", "too long", "at most 223 bytes"),
     generate("name too long in bytes", ["--output", "猫" * 80 + ".mp4"], "too long"),
-    generate("path too long", ["--save-path", "x" * 5000], "long"),
+    generate("path too long", ["--save-path", "x" * 5000], "--save-path", "too long", "3500"),
     generate("NUL in the output", ["--output", "a\0.mp4"], "--output", "null"),
     generate("NUL in the save path", ["--save-path", "a\0"], "--save-path", "null"),
     generate("broken bytes in the output", ["--output", "a\udcff.mp4"], "UTF-8"),
     generate("unknown suffix", ["--output", "a.avi"], ".mp4"),
     generate("no suffix", ["--output", "video"], ".mp4"),
-    generate("empty output", ["--output", ""], "folder"),
+    generate("empty output", ["--output", ""], "--output names no file"),
     generate("lossless mp4", ["--output", "a.mp4", "--lossless"], ".mkv"),
     generate("frames into mp4", ["--output", "a.mp4", "--png"], "folder"),
     generate("frames into a foreign folder", ["--output", "folder", "--png"], "folder"),
@@ -188,7 +191,7 @@ MODELS = [
     generate("unknown model resolution", ["--model-resolution", "4k"], "4k", "540p"),
     generate("model config not there", ["--model-config", "nowhere.json"], "nowhere.json"),
     generate("model config a list", ["--model-config", "list.json"], "object"),
-    generate("model config no JSON", ["--model-config", "prompt.txt"], "prompt.txt", code=3),
+    generate("model config no JSON", ["--model-config", "prompt.txt"], "prompt.txt is not valid JSON"),
 ]
 OFFICIAL = [
     generate(f"official {name} {' '.join(value)}", [name, *value], name)
@@ -222,7 +225,7 @@ OFFICIAL = [
 OTHERS = [
     Bad("unknown command", ["generat", "a cat"], 2, ["generat"]),
     Bad("unknown option", ["generate", "a cat", "--colour", "red"], 2, ["--colour"]),
-    Bad("option without value", ["generate", "a cat", "--frames"], 2, ["--frames"]),
+    Bad("option without value", ["generate", "a cat", "--frames"], 2, ["--frames", "hvlite generate --help"]),
     Bad("unknown option of hvlite", ["--colour"], 2, ["--colour"]),
     Bad("rerun of nothing", ["rerun"], 2, ["VIDEO"]),
     Bad("rerun of a missing video", ["rerun", "nowhere.mp4"], 2, ["nowhere.mp4"]),
@@ -231,7 +234,9 @@ OTHERS = [
     Bad("rerun with another model", ["rerun", "finished.mp4", "--model", MODEL], 2, ["another model"]),
     Bad("decode of nothing", ["decode"], 2, ["LATENTS"]),
     Bad("decode of missing latents", ["decode", "nowhere.safetensors"], 2, ["nowhere.safetensors"]),
-    Bad("decode of a text", ["decode", "prompt.txt"], 3, ["prompt.txt"]),
+    Bad("decode of a text", ["decode", "prompt.txt"], 2, ["prompt.txt"]),
+    Bad("decode of a folder", ["decode", "."], 2, ["latents.safetensors", ".hvlite/"]),
+    Bad("decode of a video", ["decode", "finished.mp4"], 2, ["finished.mp4", "latents.safetensors"]),
     Bad("inspect nothing", ["inspect"], 2, ["PATH"]),
     Bad("inspect what is missing", ["inspect", "nowhere"], 2, ["nowhere"]),
     Bad("inspect with NUL", ["inspect", "a\0"], 2, ["PATH", "null"]),
@@ -264,7 +269,10 @@ PLANS = [
 LATE = [
     Bad("compare one", ["compare", "finished.mp4"], 2, ["B"]),
     Bad("compare with what is missing", ["compare", "nowhere.mp4", "gone.mp4"], 2, ["nowhere.mp4"]),
+    Bad("compare with a device", ["compare", "finished.mp4", "/dev/null"], 2, ["/dev/null"]),
+    Bad("compare with a folder", ["compare", "finished.mp4", "folder"], 2, ["folder"]),
     Bad("compare texts", ["compare", "prompt.txt", "prompt.txt"], 2, ["prompt.txt"]),
+    Bad("inspect a text", ["inspect", "prompt.txt"], 3, ["prompt.txt"]),
     Bad("bench an unknown part", ["bench", "speed"], 2, ["speed"]),
     Bad("bench for no time", ["bench", "--minutes", "0"], 2, ["--minutes"]),
     Bad("bench, compare what is missing", ["bench", "--compare", "nowhere.json", "gone.json"], 2, ["nowhere.json"]),
@@ -391,7 +399,10 @@ def test_refused(outcomes: dict[str, dict[str, Any]], bad: Bad) -> None:
         assert word in outcome["err"], outcome["err"]
     lines = outcome["err"].splitlines()
     assert lines[0].startswith("error: ")
-    assert len(lines) <= 2, outcome["err"]
+    assert len(lines) == 2, outcome["err"]
+    assert lines[1].startswith("hint: ")
+    assert "download" not in lines[1]
+    assert lines[1] not in [f"hint: {usual}" for usual in USUAL_HINTS.values()]
     assert "Traceback" not in outcome["err"]
     assert "bug" not in lines[0]
     assert not outcome["out"]

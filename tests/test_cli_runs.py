@@ -137,6 +137,7 @@ def test_kept_latents_decode_to_the_same_video(capsys: pytest.CaptureFixture[str
     assert main([*decode, "--output", "b.mkv"]) == 0
     assert torch.equal(read_video(Path("a.mkv"))[0], read_video(Path("b.mkv"))[0])
     assert read_settings(Path("a.mkv")) == read_settings(Path("b.mkv"))
+    decode[1] = str(latents.parent)  # the folder means the latents in it
     assert main([*decode, "--fps", "12"]) == 0  # beside the state folder, under the name of the video
     assert read_video(Path("a.mp4"))[1] == 12
     assert main([*decode, "--lossless"]) == 2
@@ -297,7 +298,10 @@ def test_inspect_a_model(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["inspect", str(MODEL)]) == 0
     text = capsys.readouterr().out
     assert "transformer: 120 tensors" in text
-    assert "  img_in.proj.weight BF16 64x16x1x2x2" in text
+    assert "img_in" not in text
+    assert len(text.splitlines()) < 100
+    assert main(["inspect", str(MODEL), "--tensors"]) == 0
+    assert "  img_in.proj.weight BF16 64x16x1x2x2" in capsys.readouterr().out
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -107,3 +107,15 @@ def test_a_closed_stream_is_silence() -> None:
 
 def test_memory_is_this_process() -> None:
     assert int(memory_in_use().split()[0].replace(",", "")) > 20
+
+
+def test_control_characters_are_written_out_and_letters_stay() -> None:
+    stream = io.StringIO()
+    PlainDisplay(stream).show(Note("info", "a\x1b]0;title\x07b\x9b31m\tc\nd 猫 é"))
+    assert stream.getvalue() == "a\\x1b]0;title\\x07b\\x9b31m\tc\nd 猫 é\n"
+
+
+def test_json_lines_stay_json() -> None:
+    stream = io.StringIO()
+    JsonDisplay(stream).show(Note("info", "\x1b[31m\x7f\x9b"))
+    assert json.loads(stream.getvalue())["text"] == "\x1b[31m\x7f\x9b"

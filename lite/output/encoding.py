@@ -28,7 +28,9 @@ class VideoEncoding:
         if self.kind not in SUFFIXES:
             raise ConfigError(f"encoding {self.kind!r}: not known", hint=f"one of {', '.join(SUFFIXES)}")
         if type(self.crf) is not int or not 0 <= self.crf <= 51:
-            raise ConfigError(f"crf {self.crf!r}: must be a whole number from 0 to 51")
+            raise ConfigError(
+                f"crf {self.crf!r}: must be a whole number from 0 to 51", hint="17 is usual; lower is better"
+            )
         if self.preset not in PRESETS:
             raise ConfigError(f"preset {self.preset!r}: not known", hint=f"one of {', '.join(PRESETS)}")
 
@@ -53,6 +55,6 @@ class VideoEncoding:
     def check_size(self, height: int, width: int) -> None:
         """ConfigError for sides that the encoder cannot take."""
         if min(height, width) < 1:
-            raise ConfigError(f"a frame of {height}x{width} has no pixels")
+            raise ConfigError(f"a frame of {height}x{width} has no pixels", hint="sides are at least 1")
         if self.kind == "h264" and (height % 2 or width % 2):
             raise ConfigError(f"H.264 takes even sides, not {height}x{width}", hint="lossless and PNG take any size")

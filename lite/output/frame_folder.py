@@ -74,11 +74,11 @@ def check_frame_folder(folder: Path) -> None:
     """ConfigError for a folder that holds anything but frames and their settings: it is never replaced."""
     strangers = sorted(path.name for path in folder.iterdir() if not _is_ours(path))
     if folder.is_symlink():
-        raise ConfigError(f"{folder} is a link to a folder; it is not replaced", hint="choose another --output")
+        raise ConfigError(f"{folder} is a link to a folder; it is not replaced", hint="choose another name")
     if strangers:
         raise ConfigError(
             f"{folder} is a folder with files that are not frames ({strangers[0]!r}); it is not replaced",
-            hint="choose another --output, or empty the folder yourself",
+            hint="choose another name, or empty the folder yourself",
         )
 
 

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _PNG_LIMIT_BYTES = 256 * 2**20
+_GIVE = "give an .mp4 or .mkv video, or a folder of frames that hvlite made"
+_AGAIN = "copy it again, or make it again with the settings inside: hvlite rerun"
 
 
 @dataclass(frozen=True)
@@ -78,7 +80,7 @@ def read_video(path: Path | str) -> tuple[torch.Tensor, float]:
         pictures = [_rgb(frame) for frame in container.decode(video=0)]
         fps = float(container.streams.video[0].average_rate or 0)
     if not pictures:
-        raise ConfigError(f"{path} holds no frame")
+        raise ConfigError(f"{path} holds no frame", hint=_GIVE)
     return torch.stack([torch.from_numpy(picture) for picture in pictures]), fps
 
 
@@ -133,19 +135,21 @@ def _opened(path: Path) -> Iterator[InputContainer]:
     """The container of a video file. CheckpointError where it cannot be read, ConfigError where it is no video."""
     import av
 
+    if path.exists() and not path.is_file():
+        raise ConfigError(f"{path} is not a file", hint=_GIVE)
     with os.fdopen(open_regular(path), "rb") as file:
         container_format = _container_format(file.read(16))
         file.seek(0)
         if container_format is None:
-            raise ConfigError(f"{path} is not an mp4 or mkv video")
+            raise ConfigError(f"{path} is not an mp4 or mkv video", hint=_GIVE)
         try:
             container = av.open(file, "r", format=container_format, metadata_errors="replace")
         except av.FFmpegError as error:
-            raise ConfigError(f"{path} is not a readable video: {error.strerror}") from error
+            raise ConfigError(f"{path} is not a readable video: {error.strerror}", hint=_GIVE) from error
         with container:
             # A damaged header may name a codec that does not exist: such a stream has no decoder.
             if not container.streams.video or getattr(container.streams.video[0], "codec_context", None) is None:
-                raise ConfigError(f"{path} has no readable video inside")
+                raise ConfigError(f"{path} has no readable video inside", hint=_GIVE)
             yield container
 
 
@@ -171,7 +175,7 @@ def _decoding(path: Path) -> Iterator[None]:
     try:
         yield
     except av.FFmpegError as error:
-        raise CheckpointError(f"{path} is damaged: {error.strerror}") from error
+        raise CheckpointError(f"{path} is damaged: {error.strerror}", hint=_AGAIN) from error
 
 
 def _settings_of(container: InputContainer) -> dict[str, Any] | None:
@@ -189,14 +193,14 @@ def _read_folder(folder: Path) -> tuple[torch.Tensor, float]:
 
     found, frames = read_folder_settings(folder), list_frames(folder)
     if found is None or not frames:
-        raise ConfigError(f"{folder} is not a folder of frames that hvlite wrote")
+        raise ConfigError(f"{folder} is not a folder of frames that hvlite wrote", hint=_GIVE)
     return torch.stack([torch.from_numpy(_read_png(path)) for path in frames]), found[1]
 
 
 def _folder_info(folder: Path) -> VideoInfo:
     found, frames = read_folder_settings(folder), list_frames(folder)
     if found is None or not frames:
-        raise ConfigError(f"{folder} is not a folder of frames that hvlite wrote")
+        raise ConfigError(f"{folder} is not a folder of frames that hvlite wrote", hint=_GIVE)
     height, width, _ = _read_png(frames[0]).shape
     size_bytes = sum(path.stat().st_size for path in frames)
     return VideoInfo(folder, height, width, len(frames), found[1], "png", size_bytes, found[0])
@@ -209,5 +213,5 @@ def _read_png(path: Path) -> NDArray[np.uint8]:
     try:
         frame = decoder.decode(av.Packet(read_limited(path, _PNG_LIMIT_BYTES)))[0]
     except (av.FFmpegError, IndexError) as error:
-        raise CheckpointError(f"{path} is not a readable PNG") from error
+        raise CheckpointError(f"{path} is not a readable PNG", hint=_AGAIN) from error
     return _rgb(frame)

@@ -8,7 +8,7 @@ from typing import Any
 
 from ...errors import ConfigError
 from ...quantize.presets import PRESETS
-from ..card import OFFICIAL_CARD, ModelCard, demo_root, load_card
+from ..card import OFFICIAL_CARD, ModelCard, demo_root, load_card, named_model
 from ..config import DEVICES
 from ..plan import plan_memory
 from ..request.sizes import check_frames, check_side, size_by_name
@@ -45,24 +45,33 @@ def make_plan(options: PlanOptions) -> MemoryPlan:
     """The plan, whether it fits or not. Raises ConfigError and CheckpointError."""
     _check_choice("--tier", options.tier, TIER_CHOICES)
     _check_choice("--device", options.device, DEVICES)
-    card = _card(options.model)
-    work = _work(options, card)
+    model = _model(options)
+    work = _work(options, _card(model))
     machine = choose_machine(options)
-    return plan_memory(plan_model(options.model or demo_root()), work, machine, tier=options.tier)
+    return plan_memory(plan_model(model or demo_root()), work, machine, tier=options.tier)
 
 
 def make_caps_table(options: PlanOptions) -> str:
     """The plans of one video under falling caps, as Markdown. Raises ConfigError and CheckpointError."""
+    model = _model(options)
     limits = MemoryLimits(ram_bytes=parse_limit("--ram-limit", options.ram_limit))
     gpu = None if options.gpu is None else find_gpu(options.gpu)
-    work = _work(options, _card(options.model))
+    work = _work(options, _card(model))
     machine = on_its_kernels(Machine(vram_bytes=0, ram_bytes=limits.ram, gpu=gpu))
-    return caps_table(plan_model(options.model or demo_root()), work, machine)
+    return caps_table(plan_model(model or demo_root()), work, machine)
 
 
 def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
         raise ConfigError(f"{option} {value}: not known", hint=f"one of {', '.join(choices)}")
+
+
+def _model(options: PlanOptions) -> str | None:
+    """A preset, or the path of a model; None for the one that ships."""
+    if options.model in PRESETS:
+        return options.model
+    path = named_model(options.model)
+    return None if path is None else str(path)
 
 
 def _card(model: str | None) -> ModelCard:
@@ -83,7 +92,7 @@ def _work(options: PlanOptions, card: ModelCard) -> Work:
     check_side("width", width)
     check_frames(frames)
     if not 1 <= steps <= MAX_STEPS:
-        raise ConfigError(f"steps {steps}: must be from 1 to {MAX_STEPS}")
+        raise ConfigError(f"steps {steps}: must be from 1 to {MAX_STEPS}", hint="50 is usual; fewer are faster")
     guided = options.cfg_scale is not None and options.cfg_scale > 1
     return Work(height=height, width=width, frames=frames, steps=steps, guided=guided)
 

@@ -87,7 +87,7 @@ def _check_there(path: Path, what: str) -> None:
     except OSError as error:
         raise ConfigError(f"{what} {path}: {error.strerror}", hint="give the model's folder") from None
     if not there:
-        raise ConfigError(f"{what} {path}: no such file or folder", hint="give the folder the model was downloaded to")
+        raise ConfigError(f"{what} {path}: no such file or folder", hint="check the path; a model is a folder")
 
 
 def _fp8_weight(root: Path, dit_weight: Path | None) -> Path:

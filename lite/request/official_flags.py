@@ -14,6 +14,9 @@ from ...errors import ConfigError
 TEXT_OPTIONS = frozenset({"--prompt", "--neg-prompt", "--negative-prompt", "--prompt-file", "--output", "-o"})
 
 
+SIZE_OPTIONS = ("--video-size", "--size")
+
+
 @dataclass(frozen=True)
 class OfficialFlag:
     """One flag: the values it may have (None: it is a switch), why no others, and what to do instead.
@@ -146,18 +149,29 @@ def _next_value(flag: OfficialFlag, arguments: Sequence[str], position: int) -> 
     return arguments[position + 1]
 
 
-def square_size(arguments: Sequence[str]) -> list[str]:
-    """The arguments with `--video-size 512` spelled out as 512 512, as the official command takes it."""
+def spell_out_size(arguments: Sequence[str]) -> list[str]:
+    """The arguments with `--size 80x96` as 80 96, and `--size 512` as 512 512, which the official command takes."""
     spelled: list[str] = []
     for position, argument in enumerate(arguments):
-        spelled.append(argument)
         if argument == "--":
-            return spelled + list(arguments[position + 1 :])
-        before = arguments[position - 1] if position else ""
+            return spelled + list(arguments[position:])
         after = arguments[position + 1] if position + 1 < len(arguments) else ""
-        if before in ("--video-size", "--size") and _is_number(argument) and not _is_number(after):
+        name, joined, value = argument.partition("=")
+        if joined and name in SIZE_OPTIONS:
+            spelled += [name, *_sides(value, after)]
+        elif position and arguments[position - 1] in SIZE_OPTIONS:
+            spelled += _sides(argument, after)
+        else:
             spelled.append(argument)
     return spelled
+
+
+def _sides(text: str, after: str) -> list[str]:
+    """Height and width where `text` says both; `after` is the next argument."""
+    sides = text.lower().split("x")
+    if len(sides) == 2 and all(map(_is_number, sides)):
+        return sides
+    return [text, text] if _is_number(text) and not _is_number(after) else [text]
 
 
 def _is_number(text: str) -> bool:

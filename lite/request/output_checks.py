@@ -10,7 +10,7 @@ from ...errors import ConfigError, DiskError
 from ..config import GenerateConfig
 from ..output.encoding import VideoEncoding
 from ..video import check_output as check_video_output
-from .naming import NAME_LIMIT_BYTES, name_is_too_long, state_folder_of
+from .naming import NAME_LIMIT_BYTES, RESERVED_BYTES, name_is_too_long, state_folder_of
 
 PATH_LIMIT_BYTES = 3500  # of 4096; the working directory goes in front
 SPARE_BYTES = 32 << 20
@@ -22,12 +22,16 @@ LATENT_COPIES = 3  # the step checkpoint, the one being written beside it, and t
 
 def check_output(output: Path, config: GenerateConfig, encoding: VideoEncoding, *, makes_folder: bool = False) -> None:
     """Raise ConfigError or DiskError where `output` cannot be written. `makes_folder`: its folder may be missing."""
-    check_path_text(output, "output")
+    check_path_text(output, "--output")
+    if not output.name:
+        raise ConfigError(
+            "--output names no file", hint="--output cat.mp4, or --save-path FOLDER, which chooses a name"
+        )
     if name_is_too_long(output):
         length = len(output.name.encode("utf-8", "surrogateescape"))
         raise ConfigError(
-            f"the output's name has {length} bytes: too long with what hvlite adds (limit {NAME_LIMIT_BYTES})",
-            hint="choose a shorter name",
+            f"--output: the name is too long: {length} bytes",
+            hint=f"at most {NAME_LIMIT_BYTES - RESERVED_BYTES} bytes; hvlite needs {RESERVED_BYTES} more beside it",
         )
     check_folder(output.parent, makes_folder=makes_folder)
     check_kind(output, encoding)
@@ -47,8 +51,8 @@ def check_path_text(path: Path, what: str) -> None:
         raise ConfigError(f"{what}: the path is not valid UTF-8", hint="choose another name") from None
     if max(lengths, default=0) > NAME_LIMIT_BYTES or sum(lengths) > PATH_LIMIT_BYTES:
         raise ConfigError(
-            f"{what}: too long; a name has at most {NAME_LIMIT_BYTES} bytes, a path {PATH_LIMIT_BYTES}",
-            hint="choose a shorter one",
+            f"{what}: the path is too long",
+            hint=f"a name has at most {NAME_LIMIT_BYTES} bytes, a path {PATH_LIMIT_BYTES}",
         )
 
 

@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...errors import ConfigError
+from ...errors import CheckpointError, ConfigError
 from ...files import read_json
 from ..card import ModelCard, load_card
 from ..config import GenerateConfig, GenerateRequest
@@ -82,7 +82,9 @@ def check_consistency(options: GenerateOptions) -> None:
     if options.save_path_suffix and not options.save_path:
         raise ConfigError("--save-path-suffix needs --save-path", hint="--save-path DIR names the folder")
     if not 1 <= options.num_videos <= 1000:
-        raise ConfigError(f"--num-videos {options.num_videos}: must be from 1 to 1000")
+        raise ConfigError(
+            f"--num-videos {options.num_videos}: must be from 1 to 1000", hint="for example --num-videos 4"
+        )
     if options.resume and not options.output:
         raise ConfigError("--resume needs --output", hint="name the file of the run that was stopped")
 
@@ -106,7 +108,10 @@ def read_model_config(path: Path | None) -> Mapping[str, Any] | None:
     check_path_text(path, "--model-config")
     if not path.is_file():
         raise ConfigError(f"--model-config {path}: no such file", hint="give a JSON file with official field names")
-    data = read_json(path, limit_bytes=MODEL_CONFIG_LIMIT_BYTES)
+    try:
+        data = read_json(path, limit_bytes=MODEL_CONFIG_LIMIT_BYTES)
+    except CheckpointError as error:
+        raise ConfigError(f"--model-config {error.message}", hint='for example {"heads_num": 24}') from None
     if not isinstance(data, dict):
         raise ConfigError(f"--model-config {path}: must hold one JSON object", hint='for example {"heads_num": 24}')
     return data

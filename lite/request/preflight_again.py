@@ -14,7 +14,8 @@ from ..fingerprint import model_fingerprint
 from ..output.encoding import VideoEncoding
 from ..output.video_read import describe_existing, read_settings
 from ..planning.limits import parse_limit
-from ..state.latents_file import read_latents_note
+from ..state.latents_file import LatentsNote, read_latents_note
+from ..state.run_state import LATENTS_NAME
 from .model_choice import choose_model
 from .naming import STATE_SUFFIX
 from .options import DecodeOptions, RerunOptions
@@ -63,19 +64,19 @@ def prepare_rerun(options: RerunOptions) -> Prepared:
 
 def prepare_decode(options: DecodeOptions) -> DecodeRequest:
     """The decode of latents that `generate` left; raises ConfigError, CheckpointError or DiskError."""
-    _check_there(options.latents, "no such latents file")
-    note = read_latents_note(options.latents)
+    latents = _latents_file(options.latents)
+    note = _note_of(latents)
     if note.step is not None:
         raise ConfigError(
-            f"{options.latents}: these are the latents after step {note.step}, not the final ones",
+            f"{latents}: these are the latents after step {note.step}, not the final ones",
             hint="the command that made them goes on with --resume",
         )
-    config = config_of(note.settings if options.fps is None else {**note.settings, "fps": options.fps}, options.latents)
+    config = config_of(note.settings if options.fps is None else {**note.settings, "fps": options.fps}, latents)
     choice = choose_model(options.model, options.dit_weight, use_fp8=options.use_fp8)
     encoding = choose_encoding(options.output, options.crf, lossless=options.lossless, png=options.png)
     request = DecodeRequest(
-        latents=options.latents,
-        output=options.output or _beside_latents(options.latents, encoding),
+        latents=latents,
+        output=options.output or _beside_latents(latents, encoding),
         model=choice.given,
         dit_weight=choice.dit_weight,
         model_config=read_model_config(options.model_config),
@@ -92,7 +93,7 @@ def prepare_decode(options: DecodeOptions) -> DecodeRequest:
         vram_limit_bytes=parse_limit("--vram-limit", options.vram_limit),
         ram_limit_bytes=parse_limit("--ram-limit", options.ram_limit),
     )
-    _check_same_model(note.settings, model_fingerprint(choice.files, request.model_config), options.latents)
+    _check_same_model(note.settings, model_fingerprint(choice.files, request.model_config), latents)
     check_output(request.output, config, encoding)
     existing = describe_existing(request.output)
     if existing.kind in ("finished", "foreign") and not options.force:
@@ -127,11 +128,28 @@ def _beside_latents(latents: Path, encoding: VideoEncoding) -> Path:
     return latents.with_suffix(encoding.suffix)
 
 
+def _latents_file(path: Path) -> Path:
+    """The latents file itself, or the one in the folder that a run kept."""
+    _check_there(path, "no such latents file")
+    if not path.is_dir():
+        return path
+    if not (path / LATENTS_NAME).is_file():
+        raise ConfigError(f"{path} holds no {LATENTS_NAME}", hint="give the <output>.hvlite/ of a run")
+    return path / LATENTS_NAME
+
+
+def _note_of(path: Path) -> LatentsNote:
+    """What made the latents. ConfigError for another kind of file; one cut short or damaged is a CheckpointError."""
+    if path.suffix != Path(LATENTS_NAME).suffix:
+        raise ConfigError(f"{path} is not a file of latents", hint=f"give the {LATENTS_NAME} of a run, or its folder")
+    return read_latents_note(path)
+
+
 def _check_there(path: Path, problem: str) -> None:
     check_path_text(path, "the path")
     try:
         there = path.exists()
     except OSError as error:
-        raise ConfigError(f"{path}: {error.strerror}") from None
+        raise ConfigError(f"{path}: {error.strerror}", hint="check the path") from None
     if not there:
         raise ConfigError(f"{path}: {problem}", hint="check the path")

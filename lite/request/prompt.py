@@ -18,7 +18,7 @@ DEFAULT_NEGATIVE_PROMPT = (
 def clean_prompt(text: str, *, what: str = "prompt") -> str:
     """The text stripped and in Unicode form NFC (one spelling for one text); raises ConfigError for what is no text."""
     if not isinstance(text, str):
-        raise ConfigError(f"the {what} must be text, not {type(text).__name__}")
+        raise ConfigError(f"the {what} must be text, not {type(text).__name__}", hint="give it as a str")
     if len(text) > MAX_PROMPT_CHARACTERS:
         raise ConfigError(
             f"the {what} has {len(text)} characters; {MAX_PROMPT_CHARACTERS} is the limit",

@@ -12,9 +12,10 @@ from typing import Any, Literal
 
 from ...errors import CheckpointError
 from ...files import read_json
+from .magic import WEIGHT_SUFFIXES
+from .unfinished import refuse_without_manifest
 
 Layout = Literal["official", "diffusers", "single_file", "hvlite"]
-WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 MANIFEST = "hvlite.json"
 _PREFERRED = (
     "diffusion_pytorch_model.safetensors.index.json",
@@ -95,6 +96,7 @@ def weight_file(path: Path) -> WeightFiles:
 def _locate_folder(folder: Path, resolution: str) -> ModelFiles:
     if (folder / MANIFEST).is_file():
         return _hvlite_folder(folder)
+    refuse_without_manifest(folder)
     if (folder / "model_index.json").is_file() or _weights_in(folder / "transformer"):
         return _diffusers_tree(folder)
     model = _official_model(folder, resolution)

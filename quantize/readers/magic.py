@@ -9,6 +9,8 @@ from ...errors import CheckpointError
 MAGIC_BYTES = 64
 REDOWNLOAD = "download the file again"
 
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
+_GIVE_WEIGHTS = "give a weights file (.safetensors, .pt) or the model's folder"
 _LFS = "`git lfs pull` fetches the real file"
 _KINDS: tuple[tuple[bytes, str, str], ...] = (
     (b"version https://git-lfs", "a git-lfs pointer, not the weights themselves", _LFS),
@@ -47,5 +49,6 @@ def describe_magic(head: bytes) -> tuple[str, str] | None:
 
 def wrong_file(path: Path, head: bytes, expected: str) -> CheckpointError:
     """The error for a file that is not `expected` ("a safetensors file"): says what it is, where that is known."""
-    what, hint = describe_magic(head) or (f"not {expected}", REDOWNLOAD)
+    unknown = REDOWNLOAD if path.suffix in WEIGHT_SUFFIXES else _GIVE_WEIGHTS
+    what, hint = describe_magic(head) or (f"not {expected}", unknown)
     return CheckpointError(f"{path} is {what}", hint=hint)

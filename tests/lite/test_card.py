@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from hvlite.errors import CheckpointError
-from hvlite.lite.card import CARD_NAME, OFFICIAL_CARD, OFFICIAL_SIZES, ModelCard, PromptTemplate, load_card
+from hvlite.errors import CheckpointError, ConfigError
+from hvlite.lite.card import CARD_NAME, OFFICIAL_CARD, OFFICIAL_SIZES, ModelCard, PromptTemplate, load_card, named_model
 
 MANIFESTS = Path(__file__).parents[1] / "data" / "manifests"
 
@@ -99,6 +99,7 @@ def test_latent_rgb_may_be_missing() -> None:
 BAD: dict[str, dict[str, Any]] = {
     "unknown field": {"colour": 1},
     "empty name": {"name": " "},
+    "name for a terminal": {"name": "\x1b[31mred"},
     "odd height": {"height": 65},
     "frames not 4k+1": {"frames": 16},
     "no steps": {"steps": 0},
@@ -145,3 +146,20 @@ def test_a_card_that_is_no_object_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / CARD_NAME).write_text(text)
     with pytest.raises(CheckpointError, match=CARD_NAME):
         load_card(tmp_path)
+
+
+def test_the_word_demo_names_the_model_that_ships(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert named_model("demo") is None
+    assert named_model(None) is None
+    assert named_model("./demo") == named_model(Path("demo")) == Path("demo")
+    assert named_model("~/model") == tmp_path / "model"
+    with pytest.raises(ConfigError, match="no such home folder"):
+        named_model("~nobody-has-this-name/model")
+
+
+def test_load_knows_the_word_too(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import hvlite
+
+    monkeypatch.chdir(tmp_path)
+    assert hvlite.load("demo", device="cpu").card == load_card(None)

@@ -25,7 +25,7 @@ from hvlite.lite.request.naming import (
     numbered,
     slug,
 )
-from hvlite.lite.request.official_flags import FIXED_FLAGS, OfficialFlag, square_size, take_official_flags
+from hvlite.lite.request.official_flags import FIXED_FLAGS, OfficialFlag, spell_out_size, take_official_flags
 from hvlite.lite.request.options import DecodeOptions, GenerateOptions, RerunOptions
 from hvlite.lite.request.output_checks import check_disk, check_folder, needed_bytes
 from hvlite.lite.request.resume_command import decode_command, resume_command
@@ -214,10 +214,13 @@ def test_other_words_pass(words: list[str]) -> None:
         (["--video-size", "512", "a cat"], ["--video-size", "512", "512", "a cat"]),
         (["--video-size", "512", "-256"], ["--video-size", "512", "-256"]),
         (["--", "--video-size", "512"], ["--", "--video-size", "512"]),
+        (["--size", "80x96", "-o", "a.mp4"], ["--size", "80", "96", "-o", "a.mp4"]),
+        (["--video-size=80X96"], ["--video-size", "80", "96"]),
+        (["--size", "80x"], ["--size", "80x"]),
     ],
 )
 def test_a_single_size_is_a_square(words: list[str], spelled: list[str]) -> None:
-    assert square_size(words) == spelled
+    assert spell_out_size(words) == spelled
 
 
 def test_the_resume_command_says_what_is_not_the_cards() -> None:

@@ -17,6 +17,7 @@ from torch import Tensor
 from hvlite.errors import ConfigError, DiskError, NonFiniteError
 from hvlite.lite.output.encoding import VideoEncoding
 from hvlite.lite.output.video_read import describe_existing, read_settings, read_video, video_info
+from hvlite.lite.pipeline import Video
 from hvlite.lite.video import VideoWriter, check_output, frames_to_uint8, partial_path, write_video
 
 H264, LOSSLESS, PNG = VideoEncoding(), VideoEncoding("lossless"), VideoEncoding("png")
@@ -369,6 +370,15 @@ def test_a_file_becomes_a_folder_only_with_force(tmp_path: Path) -> None:
         save(path, noise(), PNG)
     save(path, noise(), PNG, force=True)
     assert torch.equal(read_video(path)[0], noise())
+
+
+def test_a_video_in_python_says_what_it_is_and_how_to_replace_a_file(tmp_path: Path) -> None:
+    video = Video(torch.zeros(5, 32, 48, 3, dtype=torch.uint8), {"prompt": "a red circle", "fps": 8})
+    assert repr(video) == "<Video: 5 frames of 32x48, 'a red circle'>"
+    path = video.save(tmp_path / "a.mp4")
+    with pytest.raises(ConfigError, match=r"in Python force=True"):
+        video.save(path)
+    assert video.save(path, force=True) == path
 
 
 @pytest.mark.parametrize(

@@ -75,11 +75,12 @@ def test_a_playlist_is_not_followed(tmp_path: Path) -> None:
             video_info(tmp_path / name)
 
 
-def test_what_cannot_be_opened_is_a_checkpoint_error(tmp_path: Path) -> None:
+def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.mp4")
-    for path in (tmp_path / "missing.mp4", tmp_path / "pipe.mp4"):
-        with pytest.raises(CheckpointError, match=path.name):
-            read_settings(path)
+    with pytest.raises(CheckpointError, match=r"missing\.mp4"):
+        read_settings(tmp_path / "missing.mp4")
+    with pytest.raises(ConfigError, match=r"pipe\.mp4 is not a file"):
+        read_settings(tmp_path / "pipe.mp4")
     assert describe_existing(tmp_path / "pipe.mp4").kind == "foreign"
 
 

@@ -138,5 +138,5 @@ def test_weights_that_are_not_the_sources(folder: Path, golden: Path, what: str)
 
 
 def test_a_folder_without_a_manifest(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"hvlite\.json does not exist"):
+    with pytest.raises(CheckpointError, match=r"it has no hvlite\.json"):
         run_verify(tmp_path)
