@@ -16,10 +16,11 @@ from ...errors import BatchFailedError, ConfigError, DiskError, HvliteError, Int
 from ..config import draw_seed
 from ..events import Listener, Note
 from ..interrupt import StopFlag
-from ..launch import device_to_oneself, make_folder
+from ..launch import device_to_oneself
 from ..request.naming import chosen_name
 from ..request.options import GenerateOptions
 from ..request.preflight import Prepared, prepare
+from .folder import check_same_batch
 from .manifest import Entry, Manifest, read_earlier
 from .prompts import BatchRow
 
@@ -44,13 +45,12 @@ class Batch:
         return [index for index, each in self.prepared.items() if not each.before.done]
 
 
-def prepare_batch(
-    prompts: Path, rows: Sequence[BatchRow], folder: Path, options: GenerateOptions, *, write: bool = True
-) -> Batch:
-    """Check every prompt. `options` holds what they share; without `write` nothing is made, not even the folder."""
+def prepare_batch(prompts: Path, rows: Sequence[BatchRow], folder: Path, options: GenerateOptions) -> Batch:
+    """Check every prompt. `options` holds what they share. Nothing is written.
+
+    ConfigError where the folder has the manifest of other videos: it would be lost.
+    """
     earlier = read_earlier(folder)
-    if write:
-        make_folder(folder)
     base = options.seed if options.seed is not None else earlier.base_seed
     base = draw_seed() if base is None else base
     entries: list[Entry] = []
@@ -73,6 +73,7 @@ def prepare_batch(
         except HvliteError as error:
             entry = replace(entry, state="failed", error=str(error))
         entries.append(entry)
+    check_same_batch(folder, earlier, prompts.name, entries)
     return Batch(Manifest(folder, prompts.name, base, entries), prepared, tuple(notes))
 
 

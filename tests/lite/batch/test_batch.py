@@ -125,6 +125,7 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
 
 def test_stopping_before_the_first_video(tmp_path):
     from hvlite.errors import InterruptedRunError
+    from hvlite.lite.batch.folder import hold_folder
     from hvlite.lite.batch.prompts import read_prompts
     from hvlite.lite.batch.run import prepare_batch, run_batch
     from hvlite.lite.request.options import GenerateOptions
@@ -134,13 +135,14 @@ def test_stopping_before_the_first_video(tmp_path):
     batch = prepare_batch(tmp_path / "p.txt", rows, tmp_path / "out", GenerateOptions(seed=1, steps=1))
     stop = StopFlag()
     stop.request()
-    with pytest.raises(InterruptedRunError):
+    with hold_folder(tmp_path / "out"), pytest.raises(InterruptedRunError):
         run_batch(batch, lambda event: None, stop)
     assert (tmp_path / "out" / "manifest.json").exists()
 
 
-def test_embeddings_that_are_kept_load_no_encoder(run, monkeypatch):
+def test_embeddings_that_are_kept_load_no_encoder(run, tmp_path, monkeypatch):
     assert run("--seed", "1")[0] == 1
+    (tmp_path / "out").rename(tmp_path / "first")
 
     def refused(self, **ways):
         raise AssertionError("the encoders were loaded again")

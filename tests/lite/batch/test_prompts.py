@@ -71,7 +71,8 @@ def test_the_manifest_is_replaced_whole(tmp_path: Path):
     manifest = Manifest(tmp_path, "p.csv", 5, [Entry(1, "a", 5, "1.mp4"), Entry(2, "b \ud800", 6, "2.mp4")])
     manifest.update(0, state="done", seconds=2.5)
     earlier = read_earlier(tmp_path)
-    assert (earlier.base_seed, earlier.seconds) == (5, {"1.mp4": 2.5})
+    assert (earlier.prompts, earlier.base_seed, earlier.seconds) == ("p.csv", 5, {"1.mp4": 2.5})
+    assert [(video.prompt, video.state) for video in earlier.videos] == [("a", "done"), ("b \ud800", "waiting")]
     assert manifest.counts() == {"done": 1, "failed": 0, "waiting": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["manifest.json"]
 
