@@ -11,7 +11,7 @@ import typer
 
 from ..display import SafeLine
 from . import options as opt
-from .paths import require_path
+from .paths import require_path, require_png
 
 COMPARE_HELP = """Compare two videos of one size and length: PSNR, SSIM, LPIPS where installed, flicker.
 
@@ -26,17 +26,24 @@ Sheet = Annotated[
     Path | None, typer.Option("--sheet", metavar="FILE", help="Also draw both and their difference as a PNG.")
 ]
 
+Force = Annotated[
+    bool, typer.Option("--force", metavar="", help="Replace the sheet that is there.", show_default=False)
+]
+
 
 def compare(
     first: First,
     second: Second,
     sheet: Sheet = None,
+    force: Force = False,
     json_lines: opt.JsonLines = False,
     debug: opt.Debug = False,
 ) -> None:
     """See COMPARE_HELP."""
     require_path(first, "A")
     require_path(second, "B")
+    if sheet is not None:
+        require_png(sheet, "--sheet", force=force)
     from ..benchmarks.video_compare import compare_files
 
     found = compare_files(first, second, sheet)
