@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from ..lite.batch.run import Batch
 
 BATCH_HELP = """Make a video for each prompt of a file: one a line, or a .csv with a column called prompt.
+A line that begins with # is a comment; in a .csv it is not.
 
 hvlite batch prompts.csv --save-path videos
 
@@ -83,8 +84,7 @@ def batch(
     check_folder(save_path, makes_folder=True)
     for name in ("prompts", "save_path", "json_lines", "dry_run", "debug"):
         given.pop(name)
-    rows, unknown = read_prompts(prompts)
-    told = [f"the column {name!r} means nothing here" for name in unknown]
+    rows, told = read_prompts(prompts)
     with contextlib.nullcontext() if dry_run else hold_folder(save_path):
         made = prepare_batch(prompts, rows, save_path, GenerateOptions(**given))
         if dry_run:
