@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 
 from ...errors import HvliteError, InterruptedRunError
 from ..config import GenerateConfig
 from ..device import memory_errors
+from ..durations import counted
 from ..events import Listener, stage
 from ..guidance import Conditioning
 from ..interrupt import StopFlag
@@ -30,7 +31,7 @@ def embed_prompts(
         memory_errors("encoding the prompts"),
         contextlib.ExitStack() as loaded,
     ):
-        encode = _Encoder(pipeline, _by_layer(pipeline, configs), loaded)
+        encode = _Encoder(pipeline, _by_layer(pipeline, configs), loaded, report.prepared)
         for done, (index, config) in enumerate(configs.items(), 1):
             if stop.requested:
                 raise InterruptedRunError("stopped before the first video", hint="the same command starts again")
@@ -39,7 +40,7 @@ def embed_prompts(
             except HvliteError as error:
                 problems[index] = str(error)
             report.step(done)
-        report.detail = f"{len(found)} prompts"
+        report.detail = counted(len(found), "prompt")
     return found, problems
 
 
@@ -51,9 +52,11 @@ def _by_layer(pipeline: Pipeline, configs: Mapping[int, GenerateConfig]) -> bool
 class _Encoder:
     """Embeddings from the cache, else through the text encoders, which are loaded for the first that is not there."""
 
-    def __init__(self, pipeline: Pipeline, by_layer: bool, loaded: contextlib.ExitStack) -> None:
+    def __init__(
+        self, pipeline: Pipeline, by_layer: bool, loaded: contextlib.ExitStack, on_loaded: Callable[[], None]
+    ) -> None:
         self._parts, self._cache = pipeline.parts, pipeline.prompt_cache
-        self._by_layer, self._loaded = by_layer, loaded
+        self._by_layer, self._loaded, self._on_loaded = by_layer, loaded, on_loaded
         self._text: TextEncoders | None = None
 
     def __call__(self, prompt: str, *, image: bool) -> PromptEmbeds:
@@ -62,6 +65,7 @@ class _Encoder:
             return kept
         if self._text is None:
             self._text = self._loaded.enter_context(self._parts.text(by_layer=self._by_layer))
+            self._on_loaded()
         made = self._text.encode(prompt, image=image)
         if self._cache:
             self._cache.put(prompt, made, image=image)

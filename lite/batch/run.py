@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import BatchFailedError, ConfigError, DiskError, HvliteError, InterruptedRunError
 from ..config import draw_seed
+from ..durations import duration
 from ..events import Listener, Note
 from ..interrupt import StopFlag
 from ..launch import device_to_oneself
@@ -187,7 +188,7 @@ class Progress:
         if not self._made:
             return text
         seconds = (time.monotonic() - self._began) / self._made * self._left
-        return f"{text} ({self._left} left, about {seconds / 60:.0f} min)"
+        return f"{text} ({self._left} left, about {duration(seconds)})"
 
     def video_over(self) -> None:
         """One is made, or failed."""

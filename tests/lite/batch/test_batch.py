@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+import time
 from pathlib import Path
 
 import pytest
@@ -65,6 +68,28 @@ def test_a_batch(run, tmp_path, capsys, monkeypatch):
     assert again["videos"][0]["seconds"] == manifest["videos"][0]["seconds"]
     assert {path: path.stat().st_mtime_ns for path in out.glob("*.mkv")} == before
     assert len(loads) == 2  # one of them by `generate`
+
+
+def test_times_left_are_those_of_the_prompts_and_of_seconds(tmp_path, monkeypatch, capsys):
+    real = ModelParts.text
+
+    @contextlib.contextmanager
+    def slow(self, **ways):
+        time.sleep(1.5)  # the load
+        with real(self, **ways) as text:
+            yield text
+
+    monkeypatch.setattr(ModelParts, "text", slow)
+    (tmp_path / "p.txt").write_text("a red circle\na blue star\na green square\n")
+    arguments = ["batch", str(tmp_path / "p.txt"), "--save-path", str(tmp_path / "out"), *SMALL, "--json"]
+    assert main([*arguments, "--steps", "1", "--no-prompt-cache"]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    embedding = [each["seconds"] for each in events if each["event"] == "step_done" and each["stage"] == "embed"]
+    assert len(embedding) == 3
+    assert embedding[0] < 1.5
+    said = [each["text"] for each in events if each["event"] == "note" and " left, about " in each["text"]]
+    assert [text.partition(" left, about ")[0][-2:] for text in said] == ["(2", "(1"]
+    assert all(re.search(r"about [\d.]+ s\)$", text) for text in said)
 
 
 def test_stopped_and_gone_on_with(run, tmp_path, monkeypatch, capsys):
