@@ -13,6 +13,7 @@ from ..files import write_error
 from .config import DecodeRequest, GenerateRequest
 from .events import Listener, Note, ignore
 from .interrupt import StopFlag
+from .request.damage import point_to_verify
 from .request.preflight import Prepared
 from .request.resume_command import resume_command
 from .state.gpu_lock import hold_gpu
@@ -64,7 +65,10 @@ def decode_latents(request: DecodeRequest, on_event: Listener, stop: StopFlag) -
     from .job import run_decode
 
     command = f"decode {request.latents.name}"
-    with device_to_oneself(request.device, command, on_event, stop, wait=request.wait):
+    with (
+        device_to_oneself(request.device, command, on_event, stop, wait=request.wait),
+        point_to_verify(request.model),
+    ):
         run_decode(request, on_event, stop)
 
 
@@ -72,7 +76,8 @@ def plan_video(request: GenerateRequest) -> MemoryPlan:
     """How a video would be laid out in memory, whether it fits or not; no weight is read."""
     from .job import open_pipeline
 
-    return open_pipeline(request, ignore).plan(request.config)
+    with point_to_verify(request.model):
+        return open_pipeline(request, ignore).plan(request.config)
 
 
 def _make_one(prepared: Prepared, on_event: Listener, stop: StopFlag) -> None:
@@ -87,7 +92,8 @@ def _make_one(prepared: Prepared, on_event: Listener, stop: StopFlag) -> None:
     try:
         from .job import run_generate
 
-        run_generate(request, on_event, stop)
+        with point_to_verify(request.model):
+            run_generate(request, on_event, stop)
     except InterruptedRunError as error:
         raise InterruptedRunError(error.message, hint=f"go on with: {shlex.join(command)}") from error
     except KeyboardInterrupt:

@@ -14,6 +14,7 @@ from ..events import Listener, stage
 from ..guidance import Conditioning
 from ..interrupt import StopFlag
 from ..pipeline import Pipeline
+from ..request.damage import point_to_verify
 from ..text import PromptEmbeds, TextEncoders
 
 
@@ -36,7 +37,8 @@ def embed_prompts(
             if stop.requested:
                 raise InterruptedRunError("stopped before the first video", hint="the same command starts again")
             try:
-                found[index] = _embedded(encode, config)
+                with point_to_verify(pipeline.parts.files.root):
+                    found[index] = _embedded(encode, config)
             except HvliteError as error:
                 problems[index] = str(error)
             report.step(done)

@@ -18,6 +18,7 @@ from ..durations import duration
 from ..events import Listener, Note
 from ..interrupt import StopFlag
 from ..launch import device_to_oneself
+from ..request.damage import point_to_verify
 from ..request.naming import chosen_name
 from ..request.options import GenerateOptions
 from ..request.preflight import Prepared, prepare
@@ -112,7 +113,10 @@ def run_batch(batch: Batch, on_event: Listener, stop: StopFlag) -> None:
     if batch.left:
         request = batch.prepared[batch.left[0]].request
         command = f"batch {manifest.prompts}"
-        with device_to_oneself(request.device, command, on_event, stop, wait=request.wait):
+        with (
+            device_to_oneself(request.device, command, on_event, stop, wait=request.wait),
+            point_to_verify(request.model),
+        ):
             _make_all(batch, on_event, stop)
     counts = manifest.counts()
     on_event(Note("info", f"{counts['done']} of {len(manifest.entries)} videos are done, {counts['failed']} failed"))
@@ -162,7 +166,8 @@ def _make_one(
         prepared = batch.prepared[index]
         # Every request may resume; where there is nothing to go on from, the run need not say so.
         request = replace(prepared.request, resume=prepared.before.step is not None)
-        made = run_generate(request, on_event, stop, pipeline=pipeline, conditioning=conditioning)
+        with point_to_verify(request.model):
+            made = run_generate(request, on_event, stop, pipeline=pipeline, conditioning=conditioning)
         manifest.update(index, state="done", seconds=round(made.seconds, 3), error=None)
     except (InterruptedRunError, KeyboardInterrupt):
         where = f"stopped at video {manifest.entries[index].number} of {len(manifest.entries)}"
