@@ -18,6 +18,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol, TextIO
 
+from .lite.durations import duration
 from .lite.events import Event, Finished, Note, Planned, StageDone, StageStarted, StepDone
 
 if TYPE_CHECKING:
@@ -218,17 +219,6 @@ def _recovered(lines: object) -> str:
 def stage_name(stage: str) -> str:
     """The stage in words."""
     return STAGE_NAMES.get(stage, stage)
-
-
-def duration(seconds: float) -> str:
-    """A time a person can grasp: 0.4 s, 47 s, 12 min 5 s, 3 h 20 min."""
-    if seconds < 10:
-        return f"{seconds:.1f} s"
-    minutes, rest = divmod(round(seconds), 60)
-    if minutes == 0:
-        return f"{rest} s"
-    hours, minutes_left = divmod(minutes, 60)
-    return f"{hours} h {minutes_left} min" if hours else f"{minutes} min {rest} s"
 
 
 def memory_in_use() -> str:

@@ -208,6 +208,18 @@ def remove_folder(path: Path) -> None:
             raise write_error(path, error) from error
 
 
+@contextlib.contextmanager
+def no_empty_folders(folder: Path) -> Iterator[None]:
+    """Of `folder` and its parents, those made inside the block that are empty at its end are removed again."""
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    try:
+        yield
+    finally:
+        with contextlib.suppress(DiskError):  # an empty folder is no harm, and an error here would hide another
+            for each in missing:
+                remove_folder(each)
+
+
 def read_error(path: Path, error: OSError) -> CheckpointError | DiskError:
     """The typed error for an OSError met while opening or reading `path`."""
     if isinstance(error, FileNotFoundError):

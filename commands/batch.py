@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from ..lite.batch.run import Batch
 
 BATCH_HELP = """Make a video for each prompt of a file: one a line, or a .csv with a column called prompt.
+A line that begins with # is a comment; in a .csv it is not.
 
 hvlite batch prompts.csv --save-path videos
 
@@ -22,7 +24,8 @@ hvlite batch prompts.txt --save-path videos --model my-model --resolution 540p -
 
 Columns seed, height, width, frames, steps, guidance and negative_prompt, where there, come before the options.
 The same command goes on where a batch was stopped, and tries again what failed. manifest.json in the folder has every
-prompt with its seed, file, time and state. Exit code 1: some prompts failed, the others are made."""
+prompt with its seed, file, time and state; other prompts or seeds want another folder. Exit code 1: some prompts
+failed, the others are made."""
 
 Prompts = Annotated[Path, typer.Argument(metavar="FILE", help="A text file, or a .csv with a column called prompt.")]
 SavePath = Annotated[Path, typer.Option("--save-path", metavar="DIR", help="Where the videos go.", show_default=False)]
@@ -71,9 +74,9 @@ def batch(
 ) -> None:
     """See BATCH_HELP."""
     given = dict(locals())
+    from ..lite.batch.folder import hold_folder
     from ..lite.batch.prompts import read_prompts
-    from ..lite.batch.run import prepare_batch, run_batch
-    from ..lite.events import Note
+    from ..lite.batch.run import prepare_batch
     from ..lite.request.options import GenerateOptions
     from ..lite.request.output_checks import check_folder, check_path_text
 
@@ -81,12 +84,19 @@ def batch(
     check_folder(save_path, makes_folder=True)
     for name in ("prompts", "save_path", "json_lines", "dry_run", "debug"):
         given.pop(name)
-    rows, unknown = read_prompts(prompts)
-    made = prepare_batch(prompts, rows, save_path, GenerateOptions(**given), write=not dry_run)
-    notes = [f"the column {name!r} means nothing here" for name in unknown] + list(made.notes)
-    if dry_run:
-        _print_plans(made, notes, json_lines=json_lines)
-        return
+    rows, told = read_prompts(prompts)
+    with contextlib.nullcontext() if dry_run else hold_folder(save_path):
+        made = prepare_batch(prompts, rows, save_path, GenerateOptions(**given))
+        if dry_run:
+            _print_plans(made, [*told, *made.notes], json_lines=json_lines)
+        else:
+            _make(made, [*told, *made.notes], json_lines=json_lines)
+
+
+def _make(made: Batch, notes: list[str], *, json_lines: bool) -> None:
+    from ..lite.batch.run import run_batch
+    from ..lite.events import Note
+
     with watched(json_lines=json_lines) as (display, stop):
         for text in notes:
             display.show(Note("info", text))

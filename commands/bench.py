@@ -15,7 +15,7 @@ from ..errors import InterruptedRunError
 from . import bench_accuracy as accuracy
 from . import bench_compile as compiled
 from . import options as opt
-from .paths import require_path
+from .paths import require_path, require_writable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,13 +79,16 @@ def bench(
         accuracy.bench_accuracy(device, threads, json_lines=json_lines)
         return
     names = choose_parts(part or ())
+    output = output or (None if part else DEFAULT_OUTPUT)
+    if output is not None:
+        require_writable(output, "--output")
     from ..benchmarks.suite import run_suite
 
     suite = run_suite(
         names, device=device, threads=threads, minutes=minutes, vram_limit=vram_limit, tell=SafeLine(sys.stderr).write
     )
     with _to_oneself(device):
-        made = _run(suite, output or (None if part else DEFAULT_OUTPUT))
+        made = _run(suite, output)
     _print(made, json_lines=json_lines)
     made.require_right()
 

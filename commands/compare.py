@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from . import options as opt
-from .paths import require_path
+from .paths import require_path, require_png
 from .running import say
 
 COMPARE_HELP = """Compare two videos of one size and length: PSNR, SSIM, LPIPS where installed, flicker.
@@ -25,17 +25,24 @@ Sheet = Annotated[
     Path | None, typer.Option("--sheet", metavar="FILE", help="Also draw both and their difference as a PNG.")
 ]
 
+Force = Annotated[
+    bool, typer.Option("--force", metavar="", help="Replace the sheet that is there.", show_default=False)
+]
+
 
 def compare(
     first: First,
     second: Second,
     sheet: Sheet = None,
+    force: Force = False,
     json_lines: opt.JsonLines = False,
     debug: opt.Debug = False,
 ) -> None:
     """See COMPARE_HELP."""
     require_path(first, "A")
     require_path(second, "B")
+    if sheet is not None:
+        require_png(sheet, "--sheet", force=force)
     from ..benchmarks.video_compare import compare_files
 
     found = compare_files(first, second, sheet)

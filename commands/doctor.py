@@ -9,6 +9,8 @@ from typing import Annotated
 
 import typer
 
+from ..errors import InterruptedRunError
+from ..lite.durations import counted
 from . import options as opt
 from .running import say
 
@@ -40,11 +42,18 @@ def doctor(
 
     watch = _Watch(quiet=json_lines)
     findings = []
-    for finding in examine_all(Patient(device, model, save_path), watch.show):
+    try:
+        for finding in examine_all(Patient(device, model, save_path), watch.show):
+            watch.clear()
+            findings.append(finding)
+            if not json_lines:
+                say(line_of(finding))
+    except KeyboardInterrupt:
         watch.clear()
-        findings.append(finding)
-        if not json_lines:
-            say(line_of(finding))
+        raise InterruptedRunError(
+            f"stopped while examining {watch.name or 'the first thing'}; {counted(len(findings), 'finding')} so far",
+            hint="the same command examines everything again",
+        ) from None
     say(json.dumps(as_json(findings)) if json_lines else verdict(findings))
     raise typer.Exit(exit_code(findings))
 
@@ -53,9 +62,11 @@ class _Watch:
     """On a terminal, what is examined now; gone before the next finding is printed."""
 
     def __init__(self, *, quiet: bool) -> None:
+        self.name = ""
         self._on = not quiet and sys.stderr.isatty()
 
     def show(self, name: str) -> None:
+        self.name = name
         if self._on:
             print(f"      {name} ...", end="", file=sys.stderr, flush=True)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from ..errors import MemoryLimitError
 from . import options as opt
+
+if TYPE_CHECKING:
+    from ..lite.planning.request import PlanOptions
 
 PLAN_HELP = """Tell what fits where, before anything is loaded: memory, where the blocks live, time.
 
@@ -52,7 +55,7 @@ Table = Annotated[
     typer.Option(
         "--table",
         metavar="",
-        help="Official sizes by cards, as Markdown.",
+        help="Official sizes by cards, as Markdown; with --json a list.",
         rich_help_panel=opt.LIMITS,
         show_default=False,
     ),
@@ -62,7 +65,7 @@ Caps = Annotated[
     typer.Option(
         "--caps",
         metavar="",
-        help="This video on cards of 24, 16, 12, 8 and 6 GiB, as Markdown.",
+        help="This video on cards of 24, 16, 12, 8 and 6 GiB, as Markdown; with --json a list.",
         rich_help_panel=opt.LIMITS,
         show_default=False,
     ),
@@ -89,18 +92,33 @@ def plan(
 ) -> None:
     """See PLAN_HELP."""
     given = dict(locals())
-    from ..lite.planning.request import PlanOptions, make_caps_table, make_plan
-    from ..lite.planning.view import markdown_table, plan_json, plan_text
+    from ..lite.planning.request import PlanOptions, make_plan
+    from ..lite.planning.view import plan_json, plan_text
 
     for name in ("table", "caps", "json_lines", "debug"):
         given.pop(name)
     if table:
-        typer.echo(markdown_table(model or "hunyuan-video-fp8"))
+        typer.echo(_table(model or "hunyuan-video-fp8", json_lines=json_lines))
         return
     if caps:
-        typer.echo(make_caps_table(PlanOptions(**given)))
+        typer.echo(_caps(PlanOptions(**given), json_lines=json_lines))
         return
     made = make_plan(PlanOptions(**given))
     typer.echo(json.dumps(plan_json(made)) if json_lines else plan_text(made))
     if not made.fits:
         raise typer.Exit(MemoryLimitError.exit_code)
+
+
+def _table(model: str, *, json_lines: bool) -> str:
+    from ..lite.planning.size_table import table_json, table_markdown, table_rows
+
+    rows = table_rows(model)
+    return json.dumps(table_json(rows)) if json_lines else table_markdown(rows)
+
+
+def _caps(options: PlanOptions, *, json_lines: bool) -> str:
+    from ..lite.planning.caps_table import caps_json, caps_markdown
+    from ..lite.planning.request import make_caps_plans
+
+    plans = make_caps_plans(options)
+    return json.dumps(caps_json(plans)) if json_lines else caps_markdown(plans)

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from ..display import SafeLine, duration
+from ..display import SafeLine
 from ..errors import CheckpointError, ConfigError, InterruptedRunError
+from ..lite.durations import counted, duration
 from . import options as opt
 from .paths import require_path
 from .running import say
@@ -188,8 +189,10 @@ def verify(
     result = run_verify(folder, None if source is None else _model(source), tuple(lora or ()))
     _print_verified(result, folder, json_lines=json_lines)
     if not result.ok:
-        count = f"{len(result.problems)} problem" + "s" * (len(result.problems) > 1)
-        raise CheckpointError(f"{folder} has {count}", hint="copy the folder again, or convert the model again")
+        raise CheckpointError(
+            f"{folder} has {counted(len(result.problems), 'problem')}",
+            hint="copy the folder again, or convert the model again",
+        )
 
 
 def _check_paths(recipe: Path | None, loras: list[str] | None) -> None:

@@ -79,6 +79,10 @@ class StageReport:
         self.detail = ""
         self.began = self._last = time.monotonic()
 
+    def prepared(self) -> None:
+        """What was done since the last step is done once, as the loading of a model: no step is timed with it."""
+        self._last = time.monotonic()
+
     def step(self, done: int) -> None:
         """Steps 1 to `done` are done."""
         now = time.monotonic()

@@ -15,6 +15,7 @@ from .config import DecodeRequest, GenerateRequest
 from .events import Listener, Note, ignore
 from .interrupt import StopFlag
 from .recovery.host_cap import LESS, HostCapError
+from .request.damage import point_to_verify
 from .request.preflight import Prepared
 from .request.resume_command import decode_command, resume_command
 from .state.gpu_lock import hold_gpu
@@ -67,7 +68,7 @@ def decode_latents(request: DecodeRequest, on_event: Listener, stop: StopFlag) -
     from .job import run_decode
 
     command = f"decode {request.latents.name}"
-    with device_to_oneself(request.device, command, on_event, stop, wait=request.wait):
+    with device_to_oneself(request.device, command, on_event, stop, wait=request.wait), point_to_verify(request.model):
         try:
             run_decode(request, on_event, stop)
         except InterruptedRunError as error:
@@ -81,7 +82,8 @@ def plan_video(request: GenerateRequest) -> MemoryPlan:
     """How a video would be laid out in memory, whether it fits or not; no weight is read."""
     from .job import open_pipeline
 
-    return open_pipeline(request, ignore).plan(request.config)
+    with point_to_verify(request.model):
+        return open_pipeline(request, ignore).plan(request.config)
 
 
 def _make_one(prepared: Prepared, on_event: Listener, stop: StopFlag) -> None:
@@ -94,7 +96,7 @@ def _make_one(prepared: Prepared, on_event: Listener, stop: StopFlag) -> None:
     make_folder(request.output.parent)
     from .job import run_generate
 
-    with _saying_how_to_go_on(request, prepared.card):
+    with _saying_how_to_go_on(request, prepared.card), point_to_verify(request.model):
         run_generate(request, on_event, stop)
 
 

@@ -18,7 +18,7 @@ from typing import Any, Literal
 import torch
 
 from ..errors import ConfigError, DiskError
-from ..files import write_atomic
+from ..files import no_empty_folders, write_atomic
 from .format import FORMAT_VERSION, MANIFEST, PICTURE, REPORT, StoredFile
 from .inputs import check_folders, find_card, make_settings, open_sources
 from .journal import FileRecord
@@ -56,6 +56,7 @@ def run_quantize(options: QuantizeOptions, on_progress: Callable[[Progress], Non
             stack.callback(lora.close)
         plan = make_plan(sources, recipe, find_card(files, options.source))
         settings = make_settings(sources, recipe, loras, plan)
+        stack.enter_context(no_empty_folders(options.output))
         folder = stack.enter_context(OutputFolder(options.output))
         pool = stack.enter_context(_workers(options.workers))
         manifest = folder.finished(settings, force=options.force)

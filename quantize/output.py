@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterator, Mapping
 from concurrent.futures import Executor
@@ -9,7 +10,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from ..errors import CheckpointError, ConfigError
+from ..errors import CheckpointError, ConfigError, DiskError
 from ..files import fsync_dir, make_folder, remove_file, remove_folder, sha256_file
 from .format import MANIFEST, PICTURE, REPORT, Manifest, read_manifest
 from .journal import FileRecord, FolderLock, Journal
@@ -43,10 +44,22 @@ class OutputFolder:
     ) -> None:
         try:
             self.journal.close()
+            self._leave_no_trace()
             if not self.journal.path.exists():  # nothing was begun, or all is done: no trace is left
                 self.lock.remove()
         finally:
             self.lock.release()
+
+    def _leave_no_trace(self) -> None:
+        """A run that was begun and finished no file, as on a full disk, leaves neither its journal nor its folders."""
+        header = self.journal.header
+        # Settings of None: a folder is being taken apart. A file without a record would be a stranger's.
+        if header is None or header["settings"] is None or self.journal.records:
+            return
+        if not any((self.root / name).exists() for name in header["files"]):
+            with contextlib.suppress(DiskError):  # the next run does it
+                self.journal.discard()
+                self._remove([])
 
     @property
     def records(self) -> Mapping[str, FileRecord]:

@@ -12,6 +12,10 @@ import pytest
 import torch
 
 from hvlite.cli import main
+from hvlite.lite.doctor import examination
+from hvlite.lite.doctor.finding import Finding, Patient
+
+WELL = Finding("hvlite", "ok", "well")
 
 
 @pytest.mark.slow
@@ -34,6 +38,17 @@ def test_no_card_and_a_broken_triton(tmp_path: Path) -> None:
     assert found["trial"]["state"] == found["plan"]["state"] == found["video encoders"]["state"] == "ok"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["triton"]
     assert not done.stderr
+
+
+def test_stopped_half_way_it_says_where(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(patient: Patient) -> list[Finding]:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(examination, "CHECKS", (("hvlite", lambda patient: [WELL]), ("disk rate", stopped)))
+    assert main(["doctor"]) == 130
+    out, err = capsys.readouterr()
+    assert out == "ok    hvlite: well\n"
+    assert err.splitlines()[0] == "stopped while examining disk rate; 1 finding so far"
 
 
 def test_a_wrong_device_is_an_error_before_anything_is_examined(capsys: pytest.CaptureFixture[str]) -> None:

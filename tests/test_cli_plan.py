@@ -82,6 +82,49 @@ def test_the_table_of_caps_in_the_docs_is_what_the_tool_says(capsys):
     assert len(shown.splitlines()) == 7
 
 
+def test_the_table_as_json(capsys):
+    assert main(["plan", "--table", "--json"]) == 0
+    plans = json.loads(capsys.readouterr().out)
+    assert len(plans) == 6 * 5
+    assert {(plan["card"], plan["size"]) for plan in plans} >= {("RTX 4060", "720p"), ("RTX 3090", "540p")}
+    assert all(plan.keys() >= FIELDS and plan["gpu"] == plan["card"] for plan in plans)
+
+
+def test_the_caps_as_json(capsys):
+    assert main([*PRESET, "--caps", "--gpu", "RTX 4090", "--frames", "33", "--json"]) == 0
+    plans = json.loads(capsys.readouterr().out)
+    assert [plan["cap_bytes"] >> 30 for plan in plans] == [24, 16, 12, 8, 6]
+    assert all(plan.keys() >= FIELDS and plan["card"] == "RTX 4090" and plan["frames"] == 33 for plan in plans)
+
+
+def test_words_for_blocks_in_one_place_and_for_a_time_that_is_not_known(capsys):
+    assert main([*PRESET, "--vram-limit", "80GiB"]) == 0
+    out = capsys.readouterr().out
+    assert "blocks: all 60 resident\n" in out
+    assert "no time of a step is known for a card without a name" in out
+    assert main([*PRESET, "--gpu", "RTX 5050", "--frames", "33"]) == 0
+    out = capsys.readouterr().out
+    assert "no time of a step is known for RTX 5050" in out
+    assert "not known a step" not in out
+    assert main([*PRESET, "--gpu", "RTX 4070"]) == 0
+    out = capsys.readouterr().out
+    assert " a step\n" in out.splitlines(keepends=True)[-1]
+    assert main([*PRESET, "--vram-limit", "8GiB", "--tier", "disk"]) == 0
+    assert "blocks: all 60 on disk; " in capsys.readouterr().out
+    assert main([*PRESET, "--vram-limit", "8GiB"]) == 0
+    assert " of 60; " in capsys.readouterr().out
+
+
+def test_a_card_that_is_not_in_the_table(capsys):
+    assert main(["plan", "--gpu", "RTX 4095"]) == 2
+    assert "hint: nearest: RTX 40" in capsys.readouterr().err
+    assert main(["plan", "--gpu", "RTX 9999"]) == 2
+    hint = capsys.readouterr().err.splitlines()[-1]
+    assert "nearest" not in hint
+    assert hint.startswith("hint: known: RTX 2060, ")
+    assert "RTX 5090" in hint
+
+
 def test_caps_of_what_fits_nowhere(capsys):
     assert main([*PRESET, "--caps", "--ram-limit", "2GiB"]) == 0
     rows = capsys.readouterr().out.splitlines()

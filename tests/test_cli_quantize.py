@@ -110,6 +110,23 @@ def test_the_word_demo_is_the_model_that_ships(tmp_path: Path, capfd: pytest.Cap
     assert main(["verify", str(tmp_path / "out"), "--source", "demo"]) == 0
     assert (tmp_path / "out" / "hvlite_card.json").is_file()
 
+    block = tmp_path / "out" / "transformer" / "double_blocks.00.safetensors"
+    data = bytearray(block.read_bytes())
+    data[8 + int.from_bytes(data[:8], "little") + 3] = 0xFF  # the sign of the first scale
+    block.write_bytes(data)
+    prompts = tmp_path / "p.txt"
+    prompts.write_text("a cat")
+    small = ["--steps", "1", "--frames", "1", "--video-size", "64", "64", "--model", str(tmp_path / "out")]
+    for arguments in (
+        ["generate", "a cat", "--output", str(tmp_path / "a.mp4")],
+        ["batch", str(prompts), "--save-path", str(tmp_path / "videos")],
+    ):
+        capfd.readouterr()
+        assert main([*arguments, *small]) == (3 if arguments[0] == "generate" else 1)
+        err = capfd.readouterr().err
+        assert "double_blocks.00.safetensors" in err
+        assert f"hvlite verify {tmp_path / 'out'} names every damaged file" in err
+
 
 def test_a_folder_called_demo_is_named_with_a_dot(
     golden: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

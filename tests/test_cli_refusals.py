@@ -247,7 +247,7 @@ PLANS = [
     Bad(f"plan {' '.join(words)}", ["plan", *words], 2, named)
     for words, *named in (
         (["--model", "nowhere"], "nowhere", "hunyuan-video-fp8"),
-        (["--gpu", "RTX 9999"], "RTX 9999", "nearest"),
+        (["--gpu", "RTX 9999"], "RTX 9999", "known: "),
         (["--gpu", ""], "--gpu"),
         (["--frames", "4", "--device", "cpu"], "frames 4"),
         (["--frames", "0", "--device", "cpu"], "frames 0"),
@@ -266,6 +266,7 @@ PLANS = [
         (["extra"], "extra"),
     )
 ]
+COMPARED = ["compare", "finished.mp4", "finished.mp4"]
 LATE = [
     Bad("compare one", ["compare", "finished.mp4"], 2, ["B"]),
     Bad("compare with what is missing", ["compare", "nowhere.mp4", "gone.mp4"], 2, ["nowhere.mp4"]),
@@ -276,6 +277,12 @@ LATE = [
     Bad("bench an unknown part", ["bench", "speed"], 2, ["speed"]),
     Bad("bench for no time", ["bench", "--minutes", "0"], 2, ["--minutes"]),
     Bad("bench, compare what is missing", ["bench", "--compare", "nowhere.json", "gone.json"], 2, ["nowhere.json"]),
+    Bad("bench into a folder", ["bench", "--output", "."], 2, ["--output .", "is a folder"]),
+    Bad("bench into no folder", ["bench", "-o", "nowhere/a.json"], 2, ["nowhere", "mkdir"]),
+    Bad("bench where nothing can be made", ["bench", "stream", "-o", "/proc/a.json"], 4, ["/proc/a.json"]),
+    Bad("compare, a sheet as JPEG", [*COMPARED, "--sheet", "a.jpg"], 2, ["--sheet a.jpg", "a.png"]),
+    Bad("compare, a sheet that is there", [*COMPARED, "--sheet", "mine.png"], 2, ["mine.png", "--force"]),
+    Bad("compare, a sheet where nothing can be made", [*COMPARED, "--sheet", "/proc/a.png"], 4, ["/proc/a.png"]),
     Bad("quantize nothing", ["quantize"], 2, ["SOURCE"]),
     Bad("quantize without output", ["quantize", MODEL], 2, ["OUTPUT"]),
     Bad("quantize what is missing", ["quantize", "nowhere", "made"], 2, ["nowhere"]),
@@ -346,6 +353,7 @@ def furnish(folder: Path) -> None:
     (folder / "folder" / "mine.txt").write_text("keep me")
     (folder / "prompt.txt").write_text("a cat")
     (folder / "prompt").write_text("a cat")
+    (folder / "mine.png").write_text("keep me")
     (folder / "empty").touch()
     (folder / "latin1.txt").write_bytes("Käfer".encode("latin-1"))
     (folder / "foreign.mp4").write_text("not a video")

@@ -9,7 +9,10 @@ from pathlib import Path
 import pytest
 
 from hvlite import display
-from hvlite.display import JsonDisplay, LiveDisplay, Pace, PlainDisplay, SafeLine, duration, memory_in_use
+from hvlite.display import JsonDisplay, LiveDisplay, Pace, PlainDisplay, SafeLine, memory_in_use
+from hvlite.lite.doctor.examination import verdict
+from hvlite.lite.doctor.finding import Finding
+from hvlite.lite.durations import counted, duration
 from hvlite.lite.events import Event, Finished, Note, StageDone, StageStarted, StepDone
 
 RUN: list[Event] = [
@@ -89,6 +92,12 @@ def test_time_left_follows_the_recent_steps() -> None:
 )
 def test_durations(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_one_has_no_s() -> None:
+    assert [counted(number, "frame") for number in (0, 1, 2)] == ["0 frames", "1 frame", "2 frames"]
+    assert verdict([Finding("a", "warning", "x")]).endswith(" 1 warning above.")
+    assert verdict([Finding("a", "warning", "x")] * 2).endswith(" 2 warnings above.")
 
 
 def test_a_closed_stream_is_silence() -> None:

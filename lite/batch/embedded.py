@@ -8,11 +8,13 @@ from dataclasses import replace
 from ...errors import HvliteError, InterruptedRunError
 from ..config import GenerateConfig
 from ..device import memory_errors
+from ..durations import counted
 from ..events import Listener, stage
 from ..guidance import Conditioning
 from ..interrupt import StopFlag
 from ..pipeline import Pipeline
 from ..recovery.encoder import MORE_FOR_TEXT, RecoveringEncoder
+from ..request.damage import point_to_verify
 from ..text import PromptEmbeds
 
 
@@ -28,18 +30,19 @@ def embed_prompts(
     with (
         stage("embed", len(configs), on_event) as report,
         memory_errors("encoding the prompts", hint=MORE_FOR_TEXT),
-        RecoveringEncoder(pipeline.parts, by_layer=_by_layer(pipeline, configs)) as encoder,
+        RecoveringEncoder(pipeline.parts, by_layer=_by_layer(pipeline, configs), on_loaded=report.prepared) as encoder,
     ):
         encode = _Encoder(pipeline, encoder)
         for done, (index, config) in enumerate(configs.items(), 1):
             if stop.requested:
                 raise InterruptedRunError("stopped before the first video", hint="the same command starts again")
             try:
-                found[index] = _embedded(encode, config)
+                with point_to_verify(pipeline.parts.files.root):
+                    found[index] = _embedded(encode, config)
             except HvliteError as error:
                 problems[index] = str(error)
             report.step(done)
-        report.detail = f"{len(found)} prompts"
+        report.detail = counted(len(found), "prompt")
     return found, problems
 
 

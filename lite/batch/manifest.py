@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from ...errors import CheckpointError, HvliteError
 from ...files import read_json, write_atomic
@@ -76,10 +76,16 @@ class Manifest:
 
 @dataclass(frozen=True)
 class Earlier:
-    """What an earlier run of the batch noted: its seed, and the time each file took."""
+    """What an earlier run of the batch noted: its prompts' file, its seed, and each video."""
 
+    prompts: str = ""
     base_seed: int | None = None
-    seconds: dict[str, float] = field(default_factory=dict)
+    videos: tuple[Entry, ...] = ()
+
+    @property
+    def seconds(self) -> dict[str, float]:
+        """The time each file took, by its name."""
+        return {video.output: video.seconds for video in self.videos if video.seconds is not None}
 
 
 def read_earlier(folder: Path) -> Earlier:
@@ -91,9 +97,23 @@ def read_earlier(folder: Path) -> Earlier:
         value = read_json(path, limit_bytes=LIMIT_BYTES)
         if value["schema"] != SCHEMA or value["schema_version"] != SCHEMA_VERSION:
             raise ValueError(f"schema {value['schema']!r} {value['schema_version']!r}")
-        videos = [(str(each["output"]), each["seconds"]) for each in value["videos"]]
-        return Earlier(int(value["base_seed"]), {name: float(took) for name, took in videos if took is not None})
+        return Earlier(str(value["prompts"]), int(value["base_seed"]), tuple(map(_entry, value["videos"])))
     except (HvliteError, KeyError, TypeError, ValueError) as error:
         raise CheckpointError(
             f"{path} is not the manifest of a batch: {error}", hint="move it away, or choose another --save-path"
         ) from None
+
+
+def _entry(value: dict[str, Any]) -> Entry:
+    """A video as a manifest has it. KeyError, TypeError or ValueError where it is none."""
+    took, output = value["seconds"], str(value["output"])
+    if "/" in output or value["state"] not in get_args(State):
+        raise ValueError(f"the video {output!r:.80} in the state {value['state']!r:.20}")
+    return Entry(
+        number=int(value["number"]),
+        prompt=str(value["prompt"]),
+        seed=int(value["seed"]),
+        output=output,
+        state=value["state"],
+        seconds=None if took is None else float(took),
+    )

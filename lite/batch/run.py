@@ -14,12 +14,15 @@ from typing import TYPE_CHECKING, Any
 
 from ...errors import BatchFailedError, ConfigError, DiskError, HvliteError, InterruptedRunError
 from ..config import draw_seed
+from ..durations import duration
 from ..events import Listener, Note
 from ..interrupt import StopFlag
-from ..launch import device_to_oneself, make_folder
+from ..launch import device_to_oneself
+from ..request.damage import point_to_verify
 from ..request.naming import chosen_name
 from ..request.options import GenerateOptions
 from ..request.preflight import Prepared, prepare
+from .folder import check_same_batch
 from .manifest import Entry, Manifest, read_earlier
 from .prompts import BatchRow
 
@@ -44,13 +47,12 @@ class Batch:
         return [index for index, each in self.prepared.items() if not each.before.done]
 
 
-def prepare_batch(
-    prompts: Path, rows: Sequence[BatchRow], folder: Path, options: GenerateOptions, *, write: bool = True
-) -> Batch:
-    """Check every prompt. `options` holds what they share; without `write` nothing is made, not even the folder."""
+def prepare_batch(prompts: Path, rows: Sequence[BatchRow], folder: Path, options: GenerateOptions) -> Batch:
+    """Check every prompt. `options` holds what they share. Nothing is written.
+
+    ConfigError where the folder has the manifest of other videos: it would be lost.
+    """
     earlier = read_earlier(folder)
-    if write:
-        make_folder(folder)
     base = options.seed if options.seed is not None else earlier.base_seed
     base = draw_seed() if base is None else base
     entries: list[Entry] = []
@@ -73,6 +75,7 @@ def prepare_batch(
         except HvliteError as error:
             entry = replace(entry, state="failed", error=str(error))
         entries.append(entry)
+    check_same_batch(folder, earlier, prompts.name, entries)
     return Batch(Manifest(folder, prompts.name, base, entries), prepared, tuple(notes))
 
 
@@ -110,7 +113,10 @@ def run_batch(batch: Batch, on_event: Listener, stop: StopFlag) -> None:
     if batch.left:
         request = batch.prepared[batch.left[0]].request
         command = f"batch {manifest.prompts}"
-        with device_to_oneself(request.device, command, on_event, stop, wait=request.wait):
+        with (
+            device_to_oneself(request.device, command, on_event, stop, wait=request.wait),
+            point_to_verify(request.model),
+        ):
             _make_all(batch, on_event, stop)
     counts = manifest.counts()
     on_event(Note("info", f"{counts['done']} of {len(manifest.entries)} videos are done, {counts['failed']} failed"))
@@ -160,7 +166,8 @@ def _make_one(
         prepared = batch.prepared[index]
         # Every request may resume; where there is nothing to go on from, the run need not say so.
         request = replace(prepared.request, resume=prepared.before.step is not None)
-        made = run_generate(request, on_event, stop, pipeline=pipeline, conditioning=conditioning)
+        with point_to_verify(request.model):
+            made = run_generate(request, on_event, stop, pipeline=pipeline, conditioning=conditioning)
         manifest.update(index, state="done", seconds=round(made.seconds, 3), error=None)
     except (InterruptedRunError, KeyboardInterrupt):
         where = f"stopped at video {manifest.entries[index].number} of {len(manifest.entries)}"
@@ -186,7 +193,7 @@ class Progress:
         if not self._made:
             return text
         seconds = (time.monotonic() - self._began) / self._made * self._left
-        return f"{text} ({self._left} left, about {seconds / 60:.0f} min)"
+        return f"{text} ({self._left} left, about {duration(seconds)})"
 
     def video_over(self) -> None:
         """One is made, or failed."""

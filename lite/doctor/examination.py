@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from ..durations import counted
 from .compiler import check_triton
 from .disk import check_disk_rate, check_link_rate, check_space
 from .finding import Check, Finding, Patient, examine, exit_code
@@ -53,7 +54,7 @@ def verdict(findings: Sequence[Finding]) -> str:
     if wrong:
         return f"A video cannot be made here yet: {', '.join(wrong)}"
     warnings = sum(finding.state == "warning" for finding in findings)
-    return "A video can be made here." + (f" {warnings} warnings above." if warnings else "")
+    return "A video can be made here." + (f" {counted(warnings, 'warning')} above." if warnings else "")
 
 
 def as_json(findings: Sequence[Finding]) -> dict[str, Any]:

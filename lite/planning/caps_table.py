@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 from ..plan import plan_memory
 from .model import ModelSizes
 from .types import GIB, Machine, MemoryPlan, Work
+from .view import plan_json
 
 CAPS_GIB = (24, 16, 12, 8, 6)
 HEAD = """\
@@ -14,9 +16,25 @@ HEAD = """\
 |---:|---:|---:|---|---:|---:|---|---:|---:|"""
 
 
-def caps_table(model: ModelSizes, work: Work, machine: Machine) -> str:
-    """The plan of `work` under each cap, its other limits those of `machine`. Sizes in GiB."""
-    plans = [plan_memory(model, work, replace(machine, vram_bytes=cap * GIB)) for cap in CAPS_GIB]
+def caps_plans(model: ModelSizes, work: Work, machine: Machine) -> list[MemoryPlan]:
+    """The plan of `work` under each cap, its other limits those of `machine`."""
+    return [plan_memory(model, work, replace(machine, vram_bytes=cap * GIB)) for cap in CAPS_GIB]
+
+
+def caps_json(plans: list[MemoryPlan]) -> list[dict[str, Any]]:
+    """Every plan with its card, where one was named, and its cap, for programs."""
+    return [
+        {
+            "card": None if plan.machine.gpu is None else plan.machine.gpu.name,
+            "cap_bytes": plan.machine.vram_bytes,
+            **plan_json(plan),
+        }
+        for plan in plans
+    ]
+
+
+def caps_markdown(plans: list[MemoryPlan]) -> str:
+    """A row for each plan. Sizes in GiB."""
     return "\n".join([HEAD, *map(_row, plans)])
 
 

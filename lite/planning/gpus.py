@@ -167,14 +167,15 @@ DRIVER_NAMES = {
 
 
 def find_gpu(name: str) -> Gpu:
-    """The card of that name; case, spaces, "NVIDIA GeForce RTX" do not matter. ConfigError naming near ones."""
+    """The card of that name; case, spaces, "NVIDIA GeForce RTX" do not matter. ConfigError: near ones, else all."""
     known = {_key(each): gpu for each, gpu in GPUS.items()}
     gpu = known.get(_key(DRIVER_NAMES.get(name, name)))
     if gpu is not None:
         return gpu
     nearest = difflib.get_close_matches(_key(name), known, n=3, cutoff=0.5)
-    names = ", ".join(known[key].name for key in nearest) or "RTX 3060, RTX 4070, RTX 5090, A100 80GB, H100, ..."
-    raise ConfigError(f"--gpu {name}: no such card in the table", hint=f"nearest: {names}; or give --vram-limit")
+    names = [known[key].name for key in nearest]
+    offered = f"nearest: {', '.join(names)}" if names else f"known: {', '.join(GPUS)}"
+    raise ConfigError(f"--gpu {name}: no such card in the table", hint=f"{offered}; or give --vram-limit")
 
 
 def _key(name: str) -> str:

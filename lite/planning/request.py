@@ -13,7 +13,7 @@ from ..config import DEVICES
 from ..plan import plan_memory
 from ..request.sizes import check_frames, check_side, size_by_name
 from ..streaming.tiers import TIER_CHOICES
-from .caps_table import caps_table
+from .caps_table import caps_plans
 from .gpus import find_gpu
 from .limits import parse_limit
 from .machine import MemoryLimits, machine_of, on_its_kernels
@@ -51,14 +51,14 @@ def make_plan(options: PlanOptions) -> MemoryPlan:
     return plan_memory(plan_model(model or demo_root()), work, machine, tier=options.tier)
 
 
-def make_caps_table(options: PlanOptions) -> str:
-    """The plans of one video under falling caps, as Markdown. Raises ConfigError and CheckpointError."""
+def make_caps_plans(options: PlanOptions) -> list[MemoryPlan]:
+    """The plans of one video under falling caps. Raises ConfigError and CheckpointError."""
     model = _model(options)
     limits = MemoryLimits(ram_bytes=parse_limit("--ram-limit", options.ram_limit))
     gpu = None if options.gpu is None else find_gpu(options.gpu)
     work = _work(options, _card(model))
     machine = on_its_kernels(Machine(vram_bytes=0, ram_bytes=limits.ram, gpu=gpu))
-    return caps_table(plan_model(model or demo_root()), work, machine)
+    return caps_plans(plan_model(model or demo_root()), work, machine)
 
 
 def _check_choice(option: str, value: str, choices: tuple[str, ...]) -> None:

@@ -1,20 +1,14 @@
-"""A plan as JSON, as text, as one line; and the table of official sizes by cards."""
+"""A plan as JSON, as text, as one line."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from typing import Any
 
-from ..card import OFFICIAL_CARD, OFFICIAL_SIZES
-from ..plan import plan_memory
-from .gpus import find_gpu
 from .limits import gib
-from .machine import on_its_kernels
-from .model import plan_model
-from .types import GIB, Machine, MemoryPlan, Work
+from .types import MemoryPlan
 
-TABLE_CARDS = ("RTX 4060", "RTX 3060", "RTX 4070", "RTX 4080", "RTX 3090")
-TABLE_FRAMES = (129, 65, 33)
+_PLACES = {"resident": "resident", "host": "in host memory", "disk": "on disk"}
 
 
 def plan_json(plan: MemoryPlan) -> dict[str, Any]:
@@ -95,7 +89,7 @@ def _lines(plan: MemoryPlan) -> Iterator[str]:
     where = "the CPU" if machine.on_cpu else (machine.gpu.name if machine.gpu else "a graphics card")
     yield f"{plan.model}: {work.height}x{work.width}, {work.frames} frames, {work.steps} steps on {where}"
     yield ("fits" if plan.fits else "does not fit") + ": " + _against_limits(plan)
-    yield f"blocks: {plan.blocks} of {plan.blocks.total}" + _streamed_text(plan)
+    yield f"blocks: {_blocks_text(plan)}" + _streamed_text(plan)
     yield f"tokens a chunk: {plan.token_chunk}; decode: {tile_text(plan)}"
     if plan.text_by_layer:
         yield "text: the language model goes through the card layer by layer"
@@ -105,7 +99,7 @@ def _lines(plan: MemoryPlan) -> Iterator[str]:
         time = _duration(stage.seconds)
         sizes = (gib(stage.vram_bytes), gib(stage.ram_bytes), gib(stage.streamed_bytes))
         yield f"{stage.name:<12}" + "".join(f"{size:>12}" for size in sizes) + f"{time:>12}  {stage.at}"
-    yield f"times are estimates from the card's table; {_duration(plan.seconds_per_step)} a step"
+    yield _time_text(plan)
     if not plan.fits:
         yield "what fits:"
         yield from (f"  {setting.option}  ({gib(setting.vram_bytes)} on the card)" for setting in plan.nearest)
@@ -119,6 +113,22 @@ def _against_limits(plan: MemoryPlan) -> str:
         parts.insert(0, f"{gib(plan.peak_vram_bytes)} on the card, {reserve}, {gib(machine.vram_bytes)} allowed")
         parts.append(f"{gib(plan.pinned_bytes)} of it page-locked")
     return "; ".join(parts)
+
+
+def _blocks_text(plan: MemoryPlan) -> str:
+    blocks = plan.blocks
+    place = _PLACES.get(str(blocks))
+    return f"{blocks} of {blocks.total}" if place is None else f"all {blocks.total} {place}"
+
+
+def _time_text(plan: MemoryPlan) -> str:
+    if plan.seconds_per_step is not None:
+        return f"times are estimates from the card's table; {_duration(plan.seconds_per_step)} a step"
+    if plan.machine.on_cpu:
+        return "no time of a step is known for a CPU"
+    if plan.machine.gpu is None:
+        return "no time of a step is known for a card without a name: --gpu NAME gives it one"
+    return f"no time of a step is known for {plan.machine.gpu.name}: the table of cards has no measured rate for it"
 
 
 def _streamed_text(plan: MemoryPlan) -> str:
@@ -144,27 +154,3 @@ def _duration(seconds: float | None) -> str:
     if seconds < 90:
         return f"{seconds:.1f} s"
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
-
-
-def markdown_table(preset: str = "hunyuan-video-fp8") -> str:
-    """Official sizes by cards of 8, 12, 16 and 24 GB: peak on the card with the reserve, and where the blocks are."""
-    model, gpus = plan_model(preset), [find_gpu(name) for name in TABLE_CARDS]
-    machines = [on_its_kernels(Machine(vram_bytes=gpu.memory_bytes, gpu=gpu)) for gpu in gpus]
-    lines = [
-        "| size | frames | " + " | ".join(f"{gpu.name}, {gpu.memory_bytes // GIB} GB" for gpu in gpus) + " |",
-        "|---|---|" + "---|" * len(gpus),
-    ]
-    for name, by_aspect in OFFICIAL_SIZES.items():
-        height, width = by_aspect["16:9"]
-        for frames in TABLE_FRAMES:
-            work = Work(height=height, width=width, frames=frames, steps=OFFICIAL_CARD.steps)
-            plans = [plan_memory(model, work, machine) for machine in machines]
-            lines.append(f"| {name} {height}x{width} | {frames} | " + " | ".join(_cell(plan) for plan in plans) + " |")
-    return "\n".join(lines)
-
-
-def _cell(plan: MemoryPlan) -> str:
-    if not plan.fits:
-        return "no: " + (plan.nearest[0].option if plan.nearest else "too small a card")
-    total = (plan.peak_vram_bytes + plan.reserve_bytes) / GIB
-    return f"{total:.1f} GiB, {plan.blocks}"

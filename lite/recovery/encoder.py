@@ -5,6 +5,7 @@ Layer by layer the language model takes the memory of one layer, and a read of t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import ExitStack
 
 from ...errors import MemoryLimitError
@@ -25,9 +26,17 @@ BY_LAYER = "text encoder whole -> layer by layer"
 class RecoveringEncoder:
     """Call it with a prompt: its embeddings. Use it in a `with`, which lets the encoders go."""
 
-    def __init__(self, parts: ModelParts, *, by_layer: bool, recoveries: Recoveries | None = None) -> None:
-        """`by_layer`: as planned from the start; `recoveries` takes what is done otherwise."""
+    def __init__(
+        self,
+        parts: ModelParts,
+        *,
+        by_layer: bool,
+        recoveries: Recoveries | None = None,
+        on_loaded: Callable[[], None] | None = None,
+    ) -> None:
+        """`by_layer`: as planned from the start; `recoveries` takes what is done otherwise; `on_loaded`: they are."""
         self.by_layer = by_layer
+        self._on_loaded = on_loaded
         self._parts = parts
         self._recoveries = Recoveries() if recoveries is None else recoveries
         self._freed = False
@@ -58,6 +67,8 @@ class RecoveringEncoder:
         try:
             if self._text is None:
                 self._text = self._open.enter_context(self._parts.text(by_layer=self.by_layer))
+                if self._on_loaded is not None:
+                    self._on_loaded()
             return self._text.encode(prompt, image=image)
         except Exception as error:
             failure = out_of_memory(error)

@@ -22,11 +22,14 @@ class RunLock:
         self._fd = fd
 
     @classmethod
-    def take(cls, folder: Path) -> RunLock:
-        """Make the folder and lock it. ConfigError where another run holds it, DiskError where it cannot be made."""
-        path = folder / LOCK_NAME
+    def take(cls, folder: Path, *, name: str = LOCK_NAME, other: str = "--output") -> RunLock:
+        """Make the folder and lock it. ConfigError where another run holds it, DiskError where it cannot be made.
+
+        `name`: of the lock's file. `other`: the option that names another place.
+        """
+        path = folder / name
         while True:
-            fd = _open_locked(path)
+            fd = _open_locked(path, other)
             # The last holder removes the file when it is done: a lock on a removed file would protect nothing.
             if _is_still(path, fd):
                 _sign(path, fd)
@@ -46,7 +49,7 @@ class RunLock:
                 os.close(fd)
 
 
-def _open_locked(path: Path) -> int:
+def _open_locked(path: Path, other: str) -> int:
     make_folder(path.parent)
     try:
         fd = os.open(path, _FLAGS, 0o666)
@@ -58,7 +61,7 @@ def _open_locked(path: Path) -> int:
         holder = os.read(fd, 20).decode("ascii", "replace")
         os.close(fd)
         raise ConfigError(
-            f"{path.parent} is in use by another run (process {holder})", hint="wait for it, or choose another --output"
+            f"{path.parent} is in use by another run (process {holder})", hint=f"wait for it, or choose another {other}"
         ) from None
     except OSError as error:
         with contextlib.suppress(OSError):
@@ -73,6 +76,8 @@ def _sign(path: Path, fd: int) -> None:
         os.ftruncate(fd, 0)
         os.write(fd, str(os.getpid()).encode())
     except OSError as error:
+        with contextlib.suppress(OSError):
+            path.unlink()  # a full disk is left without an empty file
         with contextlib.suppress(OSError):
             os.close(fd)
         raise write_error(path, error) from error

@@ -131,6 +131,14 @@ def test_command(videos, capsys, tmp_path):
     one, other = (read_video(videos[name])[0] for name in ("a", "b"))
     assert found["psnr_db"] == pytest.approx(psnr_db(one, other))
     assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
+    before = (tmp_path / "s.png").read_bytes()
+    again = ["compare", str(videos["a"]), str(videos["a"]), "--sheet", str(tmp_path / "s.png")]
+    assert main(again) == 2
+    assert "--force replaces it" in capsys.readouterr().err
+    assert (tmp_path / "s.png").read_bytes() == before
+    assert main([*again, "--force"]) == 0
+    assert (tmp_path / "s.png").read_bytes() != before
+    capsys.readouterr()
     assert main(["compare", str(videos["a"]), str(videos["a"])]) == 0
     assert "equal" in capsys.readouterr().out
 

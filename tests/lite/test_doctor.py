@@ -282,7 +282,7 @@ def test_the_verdict_and_the_code() -> None:
     fine, bad = Finding("a", "warning", "so so", "do this"), Finding("b", "error", "bad", "do that", 4)
     assert exit_code([fine]) == 0
     assert exit_code([fine, bad]) == 4
-    assert "1 warnings" in verdict([fine])
+    assert "1 warning above" in verdict([fine])
     assert "cannot be made here yet: b" in verdict([fine, bad])
     assert line_of(bad) == "FAIL  b: bad\n      fix: do that"
     assert as_json([fine, bad])["works"] is False

@@ -267,7 +267,27 @@ def test_force_removes_only_what_the_manifest_lists(convert: Convert) -> None:
 def test_too_little_space_is_said_beforehand(convert: Convert, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10**9, 10**9 - 1000, 1000))  # type: ignore[attr-defined]
     with pytest.raises(DiskError, match=r"needs .* more bytes; the disk has 1,000 free"):
+        convert("new/out")
+    assert list(convert.folder.parent.iterdir()) == []
+
+
+def test_a_run_that_finished_no_file_leaves_no_folder(
+    convert: Convert, reference: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, data: bytes) -> None:
+        raise DiskError("no space left")
+
+    monkeypatch.setattr("hvlite.quantize.convert.write_atomic", full)  # the first file is transformer/config.json
+    with pytest.raises(DiskError):
         convert()
+    assert not convert.folder.exists()
+    convert.folder.mkdir()
+    with pytest.raises(DiskError):
+        convert()
+    assert list(convert.folder.iterdir()) == []  # it was there before
+    monkeypatch.undo()
+    convert()
+    assert tree(convert.folder) == tree(reference)
 
 
 @pytest.fixture

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import re
+import time
 from pathlib import Path
 
 import pytest
@@ -67,6 +70,28 @@ def test_a_batch(run, tmp_path, capsys, monkeypatch):
     assert len(loads) == 2  # one of them by `generate`
 
 
+def test_times_left_are_those_of_the_prompts_and_of_seconds(tmp_path, monkeypatch, capsys):
+    real = ModelParts.text
+
+    @contextlib.contextmanager
+    def slow(self, **ways):
+        time.sleep(1.5)  # the load
+        with real(self, **ways) as text:
+            yield text
+
+    monkeypatch.setattr(ModelParts, "text", slow)
+    (tmp_path / "p.txt").write_text("a red circle\na blue star\na green square\n")
+    arguments = ["batch", str(tmp_path / "p.txt"), "--save-path", str(tmp_path / "out"), *SMALL, "--json"]
+    assert main([*arguments, "--steps", "1", "--no-prompt-cache"]) == 0
+    events = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    embedding = [each["seconds"] for each in events if each["event"] == "step_done" and each["stage"] == "embed"]
+    assert len(embedding) == 3
+    assert embedding[0] < 1.5
+    said = [each["text"] for each in events if each["event"] == "note" and " left, about " in each["text"]]
+    assert [text.partition(" left, about ")[0][-2:] for text in said] == ["(2", "(1"]
+    assert all(re.search(r"about [\d.]+ s\)$", text) for text in said)
+
+
 def test_stopped_and_gone_on_with(run, tmp_path, monkeypatch, capsys):
     real = job._Run.decode
 
@@ -125,6 +150,7 @@ def test_dry_run_writes_nothing(tmp_path, capsys):
 
 def test_stopping_before_the_first_video(tmp_path):
     from hvlite.errors import InterruptedRunError
+    from hvlite.lite.batch.folder import hold_folder
     from hvlite.lite.batch.prompts import read_prompts
     from hvlite.lite.batch.run import prepare_batch, run_batch
     from hvlite.lite.request.options import GenerateOptions
@@ -134,13 +160,14 @@ def test_stopping_before_the_first_video(tmp_path):
     batch = prepare_batch(tmp_path / "p.txt", rows, tmp_path / "out", GenerateOptions(seed=1, steps=1))
     stop = StopFlag()
     stop.request()
-    with pytest.raises(InterruptedRunError):
+    with hold_folder(tmp_path / "out"), pytest.raises(InterruptedRunError):
         run_batch(batch, lambda event: None, stop)
     assert (tmp_path / "out" / "manifest.json").exists()
 
 
-def test_embeddings_that_are_kept_load_no_encoder(run, monkeypatch):
+def test_embeddings_that_are_kept_load_no_encoder(run, tmp_path, monkeypatch):
     assert run("--seed", "1")[0] == 1
+    (tmp_path / "out").rename(tmp_path / "first")
 
     def refused(self, **ways):
         raise AssertionError("the encoders were loaded again")
