@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from .commands import again, batch, bench, compare, doctor, generate, inspect, plan, quantize
-from .commands.command import USAGE_ERROR, Command
+from .commands.command import USAGE_ERROR, Command, Program
 from .commands.running import say
 from .commands.streams import lasting_streams, output_error
 from .display import printable
@@ -47,6 +47,7 @@ EXIT_CODES = (
 
 app = typer.Typer(
     name="hvlite",
+    cls=Program,
     help=HELP,
     epilog=EXIT_CODES,
     rich_markup_mode="rich",
@@ -81,7 +82,7 @@ app.command(cls=Command, help=quantize.VERIFY_HELP)(quantize.verify)
 app.command(cls=Command, help=batch.BATCH_HELP)(batch.batch)
 app.command(cls=Command, help=bench.BENCH_HELP)(bench.bench)
 app.command(cls=Command, help=compare.COMPARE_HELP)(compare.compare)
-app.command("version")(inspect.print_version)
+app.command("version", cls=Command)(inspect.print_version)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from ..errors import ConfigError
 from ..lite.request.official_flags import SIZE_OPTIONS, spell_out_size
@@ -15,7 +15,22 @@ from ..lite.request.official_flags import SIZE_OPTIONS, spell_out_size
 USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 
 
-class Command(TyperCommand):
+class _PlainHelp:
+    """On a help page a switch stands without a type."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        params: list[Any] = super().get_params(ctx)  # type: ignore[misc]  # that of the Typer class beside this one
+        for param in params:
+            if getattr(param, "is_flag", False) and param.metavar is None:
+                param.metavar = ""
+        return params
+
+
+class Program(_PlainHelp, TyperGroup):
+    """`hvlite` itself."""
+
+
+class Command(_PlainHelp, TyperCommand):
     """A command whose paths may begin with `~`, also behind `=`, where the shell leaves it as it is."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:

@@ -58,7 +58,7 @@ def lasting_streams() -> Iterator[LastingStream]:
     _open_missing()
     before = sys.stdout, sys.stderr
     out = LastingStream(sys.stdout)
-    sys.stdout, sys.stderr = out, LastingStream(sys.stderr)  # type: ignore[assignment]  # it has what a TextIO has
+    sys.stdout, sys.stderr = out, LastingStream(sys.stderr)
     try:
         yield out
     finally:

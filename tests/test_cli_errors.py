@@ -206,3 +206,9 @@ def test_what_has_no_effect_is_said(tmp_path: Path, capsys: pytest.CaptureFixtur
     ]
     assert main(["generate", "x", "--dry-run", "--device", "cpu", "--precision", "fp32", "--cfg-scale", "2"]) == 0
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize("command", ["", "generate", "rerun", "decode", "inspect", "doctor", "quantize", "verify"])
+def test_a_switch_has_no_type_in_the_help(capsys: pytest.CaptureFixture[str], command: str) -> None:
+    assert main([*command.split(), "--help"]) == 0
+    assert "<bool>" not in capsys.readouterr().out

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 from ...errors import CheckpointError
 from ...files import read_json
-from .magic import WEIGHT_SUFFIXES
 from .unfinished import refuse_without_manifest
 
 Layout = Literal["official", "diffusers", "single_file", "hvlite"]
+WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 MANIFEST = "hvlite.json"
 _PREFERRED = (
     "diffusion_pytorch_model.safetensors.index.json",

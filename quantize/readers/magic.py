@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from ...errors import CheckpointError
+from .locate import WEIGHT_SUFFIXES
 
 MAGIC_BYTES = 64
 REDOWNLOAD = "download the file again"
 
-WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".bin", ".ckpt")
 _GIVE_WEIGHTS = "give a weights file (.safetensors, .pt) or the model's folder"
 _LFS = "`git lfs pull` fetches the real file"
 _KINDS: tuple[tuple[bytes, str, str], ...] = (
