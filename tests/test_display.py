@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hvlite import display
-from hvlite.display import JsonDisplay, LiveDisplay, Pace, PlainDisplay, SafeLine, duration, memory_in_use
+from hvlite.display import JsonDisplay, LiveDisplay, Pace, PlainDisplay, SafeLine, describe, duration, memory_in_use
 from hvlite.lite.events import Event, Finished, Note, StageDone, StageStarted, StepDone
 
 RUN: list[Event] = [
@@ -107,3 +107,8 @@ def test_a_closed_stream_is_silence() -> None:
 
 def test_memory_is_this_process() -> None:
     assert int(memory_in_use().split()[0].replace(",", "")) > 20
+
+
+@pytest.mark.parametrize(("lines", "said"), [(["a"], "1 recovery on the way"), (["a", "b"], "2 recoveries on the way")])
+def test_the_last_line_counts_what_went_otherwise_than_planned(lines: list[str], said: str) -> None:
+    assert said in describe(Finished(Path("a.mp4"), 7, 75.0, {"device": "CPU", "recoveries": lines}))
