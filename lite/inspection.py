@@ -116,4 +116,7 @@ def _describe(name: str, source: AnySource, config: dict[str, Any]) -> dict[str,
 def _text(value: object) -> str:
     if isinstance(value, dict):
         return ", ".join(f"{name} {count}" for name, count in value.items())
-    return "x".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    if isinstance(value, list | tuple):
+        sentences = any(isinstance(item, str) for item in value)  # what happened in a run; else the sides of a shape
+        return ("; " if sentences else "x").join(map(str, value))
+    return str(value)

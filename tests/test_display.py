@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from hvlite import display
-from hvlite.display import JsonDisplay, LiveDisplay, Pace, PlainDisplay, SafeLine, memory_in_use
+from hvlite.display import JsonDisplay, LiveDisplay, Pace, PlainDisplay, SafeLine, describe, memory_in_use
 from hvlite.lite.doctor.examination import verdict
 from hvlite.lite.doctor.finding import Finding
 from hvlite.lite.durations import counted, duration
@@ -128,3 +128,8 @@ def test_json_lines_stay_json() -> None:
     stream = io.StringIO()
     JsonDisplay(stream).show(Note("info", "\x1b[31m\x7f\x9b"))
     assert json.loads(stream.getvalue())["text"] == "\x1b[31m\x7f\x9b"
+
+
+@pytest.mark.parametrize(("lines", "said"), [(["a"], "1 recovery on the way"), (["a", "b"], "2 recoveries on the way")])
+def test_the_last_line_counts_what_went_otherwise_than_planned(lines: list[str], said: str) -> None:
+    assert said in describe(Finished(Path("a.mp4"), 7, 75.0, {"device": "CPU", "recoveries": lines}))

@@ -11,6 +11,7 @@ import torch
 from starvation import Starved, StarvedOperator
 
 import hvlite
+from hvlite.cli import main
 from hvlite.lite.config import DecodeRequest, GenerateConfig, GenerateRequest
 from hvlite.lite.events import Event, Finished, StageStarted, StepDone, ignore
 from hvlite.lite.interrupt import StopFlag
@@ -56,7 +57,9 @@ def asked(clean_model: Path, config: GenerateConfig, tmp_path: Path) -> Generate
     return GenerateRequest(config=config, output=tmp_path / "a.mp4", model=clean_model, keep_latents=True, device="cpu")
 
 
-def test_a_run_that_stepped_down_is_resumed_and_its_video_says_what_happened(asked: GenerateRequest) -> None:
+def test_a_run_that_stepped_down_is_resumed_and_its_video_says_what_happened(
+    asked: GenerateRequest, capsys: pytest.CaptureFixture[str]
+) -> None:
     plain = replace(asked, output=asked.output.with_name("plain.mp4"))
     run_generate(plain, ignore, StopFlag())
     shortage = Shortage(after_step("denoise", 1), ATTENTION)
@@ -86,6 +89,8 @@ def test_a_run_that_stepped_down_is_resumed_and_its_video_says_what_happened(ask
     Shortage(at_decode, CONVOLUTION).run(run_decode, again)
     assert read_settings(again.output)["recoveries"][0] == line
     assert read_settings(again.output)["recoveries"][1].endswith(": tile whole -> in chunks of time")
+    assert main(["inspect", str(again.output)]) == 0
+    assert f"recoveries: {line}; decode tile 1 of 1 (" in capsys.readouterr().out
 
 
 def test_a_video_that_stepped_down_is_the_one_that_was_asked_for(asked: GenerateRequest) -> None:
