@@ -211,12 +211,12 @@ def remove_folder(path: Path) -> None:
 @contextlib.contextmanager
 def no_empty_folders(folder: Path) -> Iterator[None]:
     """Of `folder` and its parents, those made inside the block that are empty at its end are removed again."""
-    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    missing = [each for each in (folder, *folder.parents) if not os.path.exists(each)]  # noqa: PTH110  # no OSError
     try:
         yield
     finally:
-        with contextlib.suppress(DiskError):  # an empty folder is no harm, and an error here would hide another
-            for each in missing:
+        for each in missing:
+            with contextlib.suppress(DiskError):  # an empty folder is no harm, and an error here would hide another
                 remove_folder(each)
 
 

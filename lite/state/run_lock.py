@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 
 from ...errors import ConfigError
-from ...files import make_folder, remove_file, write_error
+from ...files import make_folder, no_empty_folders, remove_file, write_error
 
 LOCK_NAME = "lock"
 _FLAGS = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
@@ -28,13 +28,19 @@ class RunLock:
         `name`: of the lock's file. `other`: the option that names another place.
         """
         path = folder / name
-        while True:
-            fd = _open_locked(path, other)
-            # The last holder removes the file when it is done: a lock on a removed file would protect nothing.
-            if _is_still(path, fd):
-                _sign(path, fd)
-                return cls(path, fd)
-            os.close(fd)
+        with no_empty_folders(folder):
+            while True:
+                fd = _open_locked(path, other)
+                # The last holder removes the file when it is done: a lock on a removed file would protect nothing.
+                if _is_still(path, fd):
+                    _sign(path, fd)
+                    return cls(path, fd)
+                os.close(fd)
+
+    @property
+    def is_held(self) -> bool:
+        """Until `release`."""
+        return self._fd >= 0
 
     def release(self, *, remove: bool = False) -> None:
         """Let go; `remove` takes the file away first. A second call does nothing."""

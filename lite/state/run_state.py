@@ -18,7 +18,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from ...errors import CheckpointError, ConfigError
+from ...errors import CheckpointError, ConfigError, DiskError
 from ...files import read_json, remove_file, write_atomic
 from ..output.encoding import SUFFIXES
 from ..output.frame_folder import is_leftover, remove_frame_folder
@@ -26,7 +26,7 @@ from ..recovery.recoveries import Recoveries
 from ..request.naming import state_folder_of
 from ..settings import fingerprint, latent_settings, settings_differences, settings_to_text
 from .latents_file import LatentsNote, read_latents, read_latents_note, write_latents
-from .run_lock import RunLock
+from .run_lock import LOCK_NAME, RunLock
 
 if TYPE_CHECKING:
     import torch
@@ -150,7 +150,13 @@ class RunState:
                 self.folder.rmdir()
 
     def close(self) -> None:
-        """Let the folder go with all that is in it."""
+        """Let the folder go with all that is in it; one into which nothing could be written goes away."""
+        if not self._lock.is_held:
+            return
+        with contextlib.suppress(OSError, DiskError):  # the error that led here is the one to hear of
+            if [path.name for path in self.folder.iterdir()] == [LOCK_NAME]:
+                self._lock.release(remove=True)
+                self.folder.rmdir()
         self._lock.release()
 
     def __enter__(self) -> RunState:

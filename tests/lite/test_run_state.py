@@ -269,6 +269,20 @@ def test_a_full_disk_keeps_the_step_before(output: Path) -> None:
             assert torch.equal(loaded[1], some_latents(3))
 
 
+@pytest.mark.parametrize("limit", [0, 10])
+def test_a_full_disk_leaves_no_empty_folder(tmp_path: Path, limit: int) -> None:
+    """Nothing can be written, or only the number of the process."""
+    output = tmp_path / "cat.mp4"
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, hard))
+    try:
+        with pytest.raises(DiskError), RunState.open(output) as state:
+            state.begin(SETTINGS, MODEL)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert list(tmp_path.iterdir()) == []
+
+
 @pytest.mark.parametrize("name", ["x" * 260 + ".mp4", "file/cat.mp4"])
 def test_a_folder_that_cannot_be_made_is_a_disk_error(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_text("in the way")
