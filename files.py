@@ -211,7 +211,7 @@ def remove_folder(path: Path) -> None:
 @contextlib.contextmanager
 def no_empty_folders(folder: Path) -> Iterator[None]:
     """Of `folder` and its parents, those made inside the block that are empty at its end are removed again."""
-    missing = [each for each in (folder, *folder.parents) if not os.path.exists(each)]  # noqa: PTH110  # no OSError
+    missing = [each for each in (folder, *folder.parents) if not os.path.exists(each)]  # never an OSError
     try:
         yield
     finally:
