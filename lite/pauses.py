@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..errors import InterruptedRunError
 from .config import DecodeRequest, GenerateRequest
+from .durations import counted
 from .events import Listener, stage
 from .interrupt import StopFlag
 from .pipeline import Pipeline
@@ -48,4 +49,4 @@ def watched_chunks(
             report.step(done)
             if done < total:
                 pause(f"after frame {done} of {total}")
-        report.detail = f"{total} frames"
+        report.detail = counted(total, "frame")

@@ -7,6 +7,7 @@ import os
 from pathlib import Path
 
 import pytest
+import torch
 
 from hvlite import display
 from hvlite.display import JsonDisplay, LiveDisplay, Pace, PlainDisplay, SafeLine, describe, memory_in_use
@@ -14,6 +15,7 @@ from hvlite.lite.doctor.examination import verdict
 from hvlite.lite.doctor.finding import Finding
 from hvlite.lite.durations import counted, duration
 from hvlite.lite.events import Event, Finished, Note, StageDone, StageStarted, StepDone
+from hvlite.lite.pauses import watched_chunks
 
 RUN: list[Event] = [
     Note("info", "a model, [64x64]"),
@@ -98,6 +100,14 @@ def test_one_has_no_s() -> None:
     assert [counted(number, "frame") for number in (0, 1, 2)] == ["0 frames", "1 frame", "2 frames"]
     assert verdict([Finding("a", "warning", "x")]).endswith(" 1 warning above.")
     assert verdict([Finding("a", "warning", "x")] * 2).endswith(" 2 warnings above.")
+
+
+@pytest.mark.parametrize(("latent_frames", "said"), [(1, "(1 frame)"), (2, "(5 frames)")])
+def test_a_decode_counts_its_frames(latent_frames: int, said: str) -> None:
+    stream = io.StringIO()
+    latents, frames = torch.zeros(1, 16, latent_frames, 2, 2), torch.zeros(4 * latent_frames - 3, 16, 16, 3)
+    list(watched_chunks(iter([frames]), latents, PlainDisplay(stream).show, lambda where: None))
+    assert stream.getvalue().splitlines()[-1].endswith(said)
 
 
 def test_a_closed_stream_is_silence() -> None:
