@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ...errors import HvliteError, InterruptedRunError
+from ...errors import HvliteError, InterruptedRunError, MemoryLimitError
 from ..config import GenerateConfig
 from ..device import memory_errors
 from ..events import Listener, stage
@@ -36,6 +36,8 @@ def embed_prompts(
                 raise InterruptedRunError("stopped before the first video", hint="the same command starts again")
             try:
                 found[index] = _embedded(encode, config)
+            except MemoryLimitError:
+                raise  # another prompt takes as much
             except HvliteError as error:
                 problems[index] = str(error)
             report.step(done)
