@@ -124,14 +124,23 @@ def as_known(error: BaseException) -> HvliteError:
     if isinstance(error, USAGE_ERROR):
         command = error.ctx.command_path if error.ctx else "hvlite"
         return ConfigError(" ".join(error.format_message().split()), hint=f"{command} --help lists what there is")
-    if isinstance(error, MemoryError):
-        return MemoryLimitError("the machine has no memory left", hint="fewer --frames or a smaller size needs less")
+    if said := _out_of_memory(error):
+        return MemoryLimitError(said, hint="fewer --frames or a smaller size needs less")
     if isinstance(error, OSError) and error.errno in DISK_ERRNOS:
         return DiskError(f"{error.filename or 'disk'}: {error.strerror}", hint="free some space or choose another disk")
     return HvliteError(
         f"a bug in hvlite: {type(error).__name__}: {error}",
         hint="please report it, with the command, `hvlite --version` and what --debug prints",
     )
+
+
+def _out_of_memory(error: Exception) -> str | None:
+    """In words, that memory ran out. Torch has errors of its own for it; where it is not loaded there are none."""
+    if "torch" not in sys.modules:
+        return "the machine has no memory left" if isinstance(error, MemoryError) else None
+    from .lite.recovery.memory import out_of_memory
+
+    return out_of_memory(error)
 
 
 def report(error: HvliteError, *, json_lines: bool) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from ...errors import HvliteError, InterruptedRunError
+from ...errors import HvliteError, InterruptedRunError, MemoryLimitError
 from ..config import GenerateConfig
 from ..device import memory_errors
 from ..durations import counted
@@ -39,6 +39,8 @@ def embed_prompts(
             try:
                 with point_to_verify(pipeline.parts.files.root):
                     found[index] = _embedded(encode, config)
+            except MemoryLimitError:
+                raise  # another prompt takes as much
             except HvliteError as error:
                 problems[index] = str(error)
             report.step(done)
