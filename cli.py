@@ -134,7 +134,7 @@ def as_known(error: BaseException) -> HvliteError:
     )
 
 
-def _out_of_memory(error: Exception) -> str | None:
+def _out_of_memory(error: BaseException) -> str | None:
     """In words, that memory ran out. Torch has errors of its own for it; where it is not loaded there are none."""
     if "torch" not in sys.modules:
         return "the machine has no memory left" if isinstance(error, MemoryError) else None
